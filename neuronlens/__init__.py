@@ -1,0 +1,57 @@
+"""NeuronLens: audit transformer checkpoints by the activation ranges of their neurons.
+
+    checkpoint = load_checkpoint("runs/topics/checkpoint-400")
+    dataset = load_dataset("topics.parquet")
+    activations = collect_activations(checkpoint, dataset, ["resid_post.last"])
+    statistics = fit_statistics(activations, activations.sites[0])
+    sports = fit_ranges(statistics, "sports", saliency="d_prime", top=0.1, tau=2.5)
+    with edit(checkpoint.model, sports):
+        ...  # any forward or generate call
+
+Names are imported at first use, since torch and transformers take seconds.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from neuronlens.activations.capture import capture as capture
+    from neuronlens.activations.extract import collect_activations as collect_activations
+    from neuronlens.checkpoint import load_checkpoint as load_checkpoint
+    from neuronlens.config import Config as Config
+    from neuronlens.config import load_config as load_config
+    from neuronlens.dataset import load_dataset as load_dataset
+    from neuronlens.evaluation.sweep import Method as Method
+    from neuronlens.evaluation.sweep import evaluate_methods as evaluate_methods
+    from neuronlens.interventions.edit import Intervention as Intervention
+    from neuronlens.interventions.edit import edit as edit
+    from neuronlens.ranges.fit import fit_ranges as fit_ranges
+    from neuronlens.ranges.fit import fit_statistics as fit_statistics
+
+_HOMES = {
+    "Config": "config",
+    "Intervention": "interventions.edit",
+    "Method": "evaluation.sweep",
+    "capture": "activations.capture",
+    "collect_activations": "activations.extract",
+    "edit": "interventions.edit",
+    "evaluate_methods": "evaluation.sweep",
+    "fit_ranges": "ranges.fit",
+    "fit_statistics": "ranges.fit",
+    "load_checkpoint": "checkpoint",
+    "load_config": "config",
+    "load_dataset": "dataset",
+}
+__all__ = list(_HOMES)  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"neuronlens.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

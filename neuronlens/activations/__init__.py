@@ -1,0 +1,1 @@
+"""Reading activations: batches, hooks that pool on the spot, and the store."""

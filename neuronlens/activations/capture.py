@@ -1,0 +1,121 @@
+"""Capture: forward hooks that pool the activations of a site on the spot."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from neuronlens.activations.tokens import TokenTracker, resolve_pooling
+from neuronlens.config import Pooling
+from neuronlens.errors import NeuronLensError
+from neuronlens.sites import Module, Site, resolve
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+    from transformers import PreTrainedModel
+
+
+def attach(module: Module, change: Callable[[torch.Tensor], torch.Tensor | None]) -> RemovableHandle:
+    """The one place that hooks a site: `change` sees the activations [B, T, D] and returns new ones, or None to leave them.
+
+    Blocks return a tensor or a tuple led by it, by release and family; both are rebuilt as they came.
+    """
+
+    def on_input(_: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        new = change(args[0])
+        return None if new is None else (new, *args[1:])
+
+    def on_output(_: torch.nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+        if isinstance(output, tuple):
+            new = change(output[0])
+            return None if new is None else (new, *output[1:])
+        return change(output)
+
+    if module.reads_input:
+        return module.module.register_forward_pre_hook(on_input)
+    return module.module.register_forward_hook(on_output)
+
+
+class Captured(dict[Site, torch.Tensor]):
+    """Pooled activations [B, D] of the latest forward call, per site, in the model's dtype.
+
+    Attributes:
+        position: [B] column that was read, -1 where all were pooled.
+        calls: how often each site's hook has fired.
+    """
+
+    def __init__(self, sites: Sequence[Site]) -> None:
+        super().__init__()
+        self.position = torch.empty(0, dtype=torch.long)
+        self.calls = dict.fromkeys(sites, 0)
+
+
+@contextlib.contextmanager
+def capture(model: PreTrainedModel, sites: Sequence[Site | str], pooling: Pooling = "auto") -> Iterator[Captured]:
+    """Read sites during the forward calls inside the block.
+
+    Values are cloned, never views that would keep a layer's whole output alive. An edit opened before the capture is seen by it.
+
+    Args:
+        sites: such as `resid_post.3`.
+        pooling: which real token stands for a row, or `mean` / `max` over all of them; taken from the attention mask.
+
+    Raises:
+        SiteError: a site resolves to nothing.
+        NeuronLensError: a hook's width is not the config's, or it did not fire once per forward call.
+    """
+    wanted = [Site.parse(site) if isinstance(site, str) else site for site in sites]
+    how = resolve_pooling(pooling, model.config.model_type)
+    captured = Captured(wanted)
+    with contextlib.ExitStack() as stack:
+        tracker = stack.enter_context(TokenTracker(model))
+
+        def reader(site: Site, width: int) -> Callable[[torch.Tensor], None]:
+            def read(hidden: torch.Tensor) -> None:
+                if hidden.dim() != 3 or hidden.shape[-1] != width:
+                    raise NeuronLensError(f"site {site} gave shape {tuple(hidden.shape)}, the config says [batch, tokens, {width}]")
+                captured[site], captured.position = pool(hidden.detach(), tracker, how)
+                captured.calls[site] += 1
+
+            return read
+
+        calls = 0
+
+        def count(*_: object) -> None:
+            nonlocal calls
+            calls += 1
+
+        for site in wanted:
+            module = resolve(model, site)
+            stack.callback(attach(module, reader(site, module.width)).remove)
+        stack.callback(model.register_forward_hook(count).remove)
+        yield captured
+        for site, fired in captured.calls.items():
+            if fired != calls:
+                raise NeuronLensError(f"the hook of site {site} fired {fired} times in {calls} forward calls")
+
+
+def pool(hidden: torch.Tensor, tracker: TokenTracker, how: Pooling) -> tuple[torch.Tensor, torch.Tensor]:
+    """One vector per row.
+
+    Args:
+        hidden: [B, T, D].
+        how: `first`, `last`, `mean` or `max`, over real tokens.
+
+    Returns:
+        [B, D] values, a copy, and [B] the position read (-1 for mean and max).
+    """
+    if how in ("first", "last"):
+        position = tracker.first if how == "first" else tracker.last
+        rows = torch.arange(len(hidden), device=hidden.device)
+        return hidden[rows, position.to(hidden.device)].clone(), position
+    real = tracker.real.to(hidden.device)[:, :, None]
+    everywhere = torch.full((len(hidden),), -1, dtype=torch.long)
+    if how == "mean":
+        # float32 sums whatever the dtype: a mean of bfloat16 values reduced in bfloat16 is off in the second digit
+        total = hidden.float().masked_fill(~real, 0).sum(dim=1)
+        return (total / real.sum(dim=1)).to(hidden.dtype), everywhere
+    return hidden.masked_fill(~real, float("-inf")).amax(dim=1), everywhere

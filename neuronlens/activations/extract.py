@@ -1,0 +1,175 @@
+"""Extraction: one pass over all rows gives the pooled activations of every site and the unedited model's answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from neuronlens.activations.batching import Batch, Ints, iterate, pad_id_of, token_budget_batches
+from neuronlens.activations.capture import capture
+from neuronlens.activations.readout import deciding_logits, read_answers
+from neuronlens.activations.store import Activations, Floats, plan_shards, rows_table, shard_path, write_shard
+from neuronlens.activations.tokens import resolve_pooling
+from neuronlens.artifact import write_table
+from neuronlens.checkpoint import Checkpoint, default_device, open_checkpoint
+from neuronlens.config import Config, DatasetParams, Pooling, Scoring
+from neuronlens.dataset import Dataset, read_dataset
+from neuronlens.encoding import Labels, encoder_for, resolve_labels
+from neuronlens.errors import NonFiniteActivationError
+from neuronlens.progress import track
+from neuronlens.sites import Site, expand_sites, layer_count, resolve, site_width
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What one batch gave: values per site [D, B] and one entry per row."""
+
+    values: Mapping[Site, Floats]
+    rows: Ints
+    position: Ints
+    predicted: Ints
+    confidence: Floats
+
+
+def collect_activations(
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    sites: Sequence[str] = ("resid_post.last",),
+    *,
+    pooling: Pooling = "auto",
+    batch_tokens: int = 8192,
+    scoring: Scoring = "constrained",
+    text: DatasetParams | None = None,
+) -> Activations:
+    """Pooled activations and answers of all rows, in memory.
+
+    Args:
+        sites: such as `resid_post.last` or `mlp_post.all`.
+        text: how rows become tokens (prompt, labels, max_tokens).
+
+    Raises:
+        SiteError, DatasetError: a site or a concept the model does not have.
+        NonFiniteActivationError: an activation is NaN or infinite.
+    """
+    params = text or DatasetParams()
+    wanted = expand_sites(sites, layer_count(checkpoint.config))
+    labels = resolve_labels(checkpoint, dataset.concepts, params)
+    encoded = encoder_for(checkpoint, params).encode(dataset.text)
+    batches = token_budget_batches([len(ids) for ids in encoded], batch_tokens)
+    passes = list(_passes(checkpoint, dataset, encoded, batches, wanted, labels, pooling, scoring))
+    return _assemble(passes, dataset, encoded, labels, wanted)
+
+
+def extract(config: Config, inputs: Mapping[str, Path], out: Path) -> dict[str, object]:
+    """The stage: shards of neuron-major tiles per site, and rows.parquet.
+
+    Args:
+        inputs: `prepare`, the folder of that stage.
+        out: an empty folder.
+
+    Returns:
+        Facts for the manifest.
+    """
+    checkpoint, dataset = open_checkpoint(config.checkpoint), read_dataset(inputs["prepare"])
+    sites = expand_sites(config.extract.sites, layer_count(checkpoint.config))
+    labels = resolve_labels(checkpoint, dataset.concepts, config.dataset)
+    encoded = encoder_for(checkpoint, config.dataset).encode(dataset.text)
+    batches = token_budget_batches([len(ids) for ids in encoded], config.extract.batch_tokens)
+    shards = plan_shards(batches, [site_width(checkpoint.config, site) for site in sites])
+
+    passes = _passes(
+        checkpoint, dataset, encoded, batches, sites, labels, config.extract.pooling, config.evaluate.scoring
+    )
+    progress = track(passes, len(batches), "extract")
+    tables = []
+    for shard, members in enumerate(shards):
+        part = _assemble([next(progress) for _ in members], dataset, encoded, labels, sites)
+        for site, values in part.values.items():
+            write_shard(shard_path(out, site, shard), values)
+        columns = {name: getattr(part, name) for name in ("row", "position", "tokens", "predicted", "correct", "confidence")}
+        tables.append(rows_table({**columns, "shard": np.full(len(part), shard), "slot": np.arange(len(part))}))
+    import pyarrow as pa
+
+    table = pa.concat_tables(tables)
+    write_table(out / "rows.parquet", table)
+    model = checkpoint.model
+    return {
+        "rows": len(dataset),
+        "shards": len(shards),
+        "batches": len(batches),
+        "sites": {str(site): resolve(model, site).path for site in sites},
+        "widths": {str(site): site_width(checkpoint.config, site) for site in sites},
+        "pooling": resolve_pooling(config.extract.pooling, checkpoint.config.model_type),
+        "prompt": encoder_for(checkpoint, config.dataset).prompt,
+        "tokens": sum(len(ids) for ids in encoded),
+        "padding_share": round(1 - sum(map(len, encoded)) / sum(len(b) * len(encoded[int(b[-1])]) for b in batches), 6),
+        "cut_rows": sum(len(ids) == encoder_for(checkpoint, config.dataset).max_tokens for ids in encoded),
+        "accuracy": float(np.mean(table["correct"].to_numpy(zero_copy_only=False))),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": default_device(),
+    }
+
+
+def _passes(
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    encoded: Sequence[Sequence[int]],
+    batches: Sequence[Ints],
+    sites: Sequence[Site],
+    labels: Labels,
+    pooling: Pooling,
+    scoring: Scoring,
+) -> Iterator[_Pass]:
+    model = checkpoint.model
+    truth = np.array([labels.concepts.index(name) for name in dataset.concept])
+    with torch.inference_mode(), capture(model, sites, pooling) as captured:
+        for batch in iterate(encoded, batches, pad_id=pad_id_of(checkpoint.tokenizer), device=model.device):
+            answers = read_answers(deciding_logits(model, batch), labels, scoring, classifier=checkpoint.kind == "classifier")
+            values = {site: captured[site].float().T.contiguous().cpu().numpy() for site in sites}
+            _refuse_non_finite(values, dataset, batch)
+            yield _Pass(
+                values,
+                batch.rows,
+                captured.position.cpu().numpy(),
+                answers.predicted.numpy(),
+                answers.confidence.numpy()[np.arange(len(batch.rows)), truth[batch.rows]],
+            )
+
+
+def _refuse_non_finite(values: Mapping[Site, Floats], dataset: Dataset, batch: Batch) -> None:
+    for site, found in values.items():
+        bad = ~np.isfinite(found)
+        if bad.any():
+            neuron, slot = np.argwhere(bad)[0]
+            raise NonFiniteActivationError(
+                f"site {site}, neuron {neuron}, row {dataset.row[int(batch.rows[slot])]}: the activation is {found[neuron, slot]}; "
+                "try checkpoint.dtype=float32, and check the weights"
+            )
+
+
+def _assemble(
+    passes: Sequence[_Pass], dataset: Dataset, encoded: Sequence[Sequence[int]], labels: Labels, sites: Sequence[Site]
+) -> Activations:
+    """The passes' rows as one block, ordered by concept, then row."""
+    index = np.concatenate([part.rows for part in passes])
+    concept = [dataset.concept[i] for i in index]
+    row = np.array([dataset.row[i] for i in index], dtype=np.int64)
+    order = np.lexsort((row, np.array([labels.concepts.index(name) for name in concept])))
+    predicted_id = np.concatenate([part.predicted for part in passes])[order]
+    predicted = [labels.concepts[i] if i >= 0 else None for i in predicted_id]
+    concept = [concept[i] for i in order]
+    return Activations(
+        {site: np.concatenate([part.values[site] for part in passes], axis=1)[:, order] for site in sites},
+        row=row[order],
+        concept=concept,
+        split=[dataset.split[int(index[i])] for i in order],
+        position=np.concatenate([part.position for part in passes])[order],
+        tokens=np.array([len(encoded[int(index[i])]) for i in order], dtype=np.int64),
+        predicted=predicted,
+        correct=np.array([said == name for said, name in zip(predicted, concept, strict=True)]),
+        confidence=np.concatenate([part.confidence for part in passes])[order],
+    )

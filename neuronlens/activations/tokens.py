@@ -1,0 +1,120 @@
+"""Which tokens a forward pass is looking at: real or padding, prompt or generated, in absolute positions.
+
+Hooks inside a model see hidden states only. Under `generate` with a cache they see one token at a time, without it a growing sequence. The
+tracker listens at the model's entrance and tells them where they are, so that a policy such as "the last prompt token" means the same token
+in every way of decoding.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from neuronlens.config import Pooling, Positions
+from neuronlens.errors import UserError
+from neuronlens.sites import family_of
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+    from transformers import PreTrainedModel
+
+
+def resolve_pooling(pooling: Pooling, model_type: str) -> Pooling:
+    """`auto` as what it means for a family: the last token of decoders, the first of encoders."""
+    if pooling != "auto":
+        return pooling
+    return "last" if family_of(model_type).decoder else "first"
+
+
+class TokenTracker:
+    """Context manager that follows the calls of a model.
+
+    Attributes:
+        real: [B, T] bool, the tokens of the current call that are no padding.
+        columns: [T] their absolute positions, columns of the padded batch counted from the start of the prompt.
+        prompt_width: columns of the prompt.
+        first, last: [B] columns of the first and the last real prompt token.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        if isinstance(model, torch._dynamo.OptimizedModule):
+            raise UserError("hooks have no effect on a compiled model", cure="Pass the model itself and compile it afterwards.")
+        self._model = model
+        self._signature = inspect.signature(model.forward)
+        self._generating = False
+        self._handle: RemovableHandle | None = None
+        self._generate: Callable[..., Any] | None = None
+        self.real = torch.empty(0, 0, dtype=torch.bool)
+        self.columns = torch.empty(0, dtype=torch.long)
+        self.first = self.last = torch.empty(0, dtype=torch.long)
+        self.prompt_width: int | None = None
+
+    def __enter__(self) -> TokenTracker:
+        self._handle = self._model.register_forward_pre_hook(self._before, with_kwargs=True)
+        # A sequence that grows without a cache cannot be told from a new prompt by its tensors, so the start of generate is marked.
+        # Trackers nest: each wraps what it found and puts that back.
+        self._generate = self._model.__dict__.get("generate")
+        generate = getattr(self._model, "generate", None)
+        if generate is None:  # classifiers
+            return self
+
+        def tracked(*args: Any, **kwargs: Any) -> Any:
+            self._generating, self.prompt_width = True, None
+            try:
+                return generate(*args, **kwargs)
+            finally:
+                self._generating, self.prompt_width = False, None
+
+        self._model.__dict__["generate"] = tracked
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+        if self._generate is None:
+            self._model.__dict__.pop("generate", None)
+        else:
+            self._model.__dict__["generate"] = self._generate
+
+    def where(self, positions: Positions, pooling: Pooling) -> torch.Tensor:
+        """[B, T] bool, the tokens of the current call that a position policy names.
+
+        Args:
+            positions: `all` real tokens, those of the `prompt`, the `generated` ones, the `last` real prompt token, or the `pooled` ones.
+            pooling: what `pooled` means; with mean or max every real prompt token counts.
+        """
+        if positions == "pooled":
+            positions = "last" if pooling == "last" else "prompt"
+            if pooling == "first":
+                return self.columns == self.first[:, None]
+        if positions == "last":
+            return self.columns == self.last[:, None]
+        if positions == "prompt":
+            return self.real & (self.columns < (self.prompt_width or 0))
+        if positions == "generated":
+            return self.real & (self.columns >= (self.prompt_width or 0))
+        return self.real
+
+    def _before(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = self._signature.bind_partial(*args, **kwargs).arguments
+        inputs = given.get("input_ids")
+        if inputs is None:
+            inputs = given["inputs_embeds"]
+        rows, width = inputs.shape[:2]
+        cache = given.get("past_key_values")
+        past = int(cache.get_seq_length()) if cache is not None else 0
+        mask = given.get("attention_mask")
+        if mask is None:
+            mask = torch.ones(rows, past + width, dtype=torch.bool, device=inputs.device)
+        elif mask.dim() != 2:
+            raise UserError("the attention mask must be [batch, tokens]", cure="Pass the tokenizer's own mask.")
+        self.real = mask[:, -width:].bool()
+        self.columns = torch.arange(past, past + width, device=mask.device)
+        if past == 0 and not (self._generating and self.prompt_width is not None):
+            self.prompt_width = width
+            self.first = self.real.int().argmax(dim=1)
+            self.last = width - 1 - self.real.flip(1).int().argmax(dim=1)

@@ -1,0 +1,227 @@
+"""What a stage leaves behind: a folder that appears whole or not at all, with a manifest that explains it years later."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuronlens.errors import ArtifactError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+TIMING = "timing.json"
+_LIBRARIES = ("neuronlens", "torch", "transformers", "numpy", "scipy", "pyarrow")
+
+
+def canonical_json(value: Any) -> str:
+    """The one spelling of a value: sorted keys, no spaces, no NaN. Equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def hash_value(value: Any) -> str:
+    """sha256 (hex) of the canonical JSON of a value."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """sha256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_files(root: Path, names: list[str]) -> str:
+    """Identity of a set of files: the hash of their sorted (relative path, size, sha256)."""
+    return hash_value([[name, (root / name).stat().st_size, hash_file(root / name)] for name in sorted(names)])
+
+
+def slug(text: str, otherwise: str) -> str:
+    """A name that is safe as a file or folder name on every system; `otherwise` where nothing is left of it."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or otherwise
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries whose behaviour decides the numbers."""
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in _LIBRARIES}
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Indented JSON with sorted keys and a final newline; refuses NaN."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        ArtifactError: the file is missing or is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: cannot be read ({error}); delete its folder and run the same command again") from error
+
+
+def write_table(path: Path, table: pa.Table, *, row_group_size: int = 1 << 17, values: tuple[str, ...] = ()) -> None:
+    """The one way a Parquet file is written: zstd level 1, byte-stable for equal tables.
+
+    Args:
+        values: columns of float32 measurements. They are byte-stream-split, which shrinks floats that came from bfloat16 to a third;
+            dictionaries, pyarrow's default, would inflate them.
+    """
+    import pyarrow.parquet as pq
+
+    others = [name for name in table.column_names if name.split(".")[0] not in values]
+    pq.write_table(
+        table,
+        path,
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=others or False,
+        use_byte_stream_split=[f"{name}.list.element" for name in values] or False,
+        row_group_size=row_group_size,
+        store_schema=True,
+    )
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """A Parquet file as an Arrow table.
+
+    Raises:
+        ArtifactError: the file is missing or damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path, columns=columns, partitioning=None)
+    except (OSError, pa.ArrowException) as error:
+        raise ArtifactError(f"{path}: cannot be read ({error}); delete its folder and run the same command again") from error
+
+
+@contextlib.contextmanager
+def fresh_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out` that takes its place when the block ends, and vanishes when it fails.
+
+    A reader therefore sees the old artifact or the new one, never a half. Leftovers of a killed run are removed by the next one.
+    """
+    created = [folder for folder in out.parents if not folder.exists()]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{out.name}.tmp-"
+    for stale in out.parent.glob(f"{prefix}*"):
+        if not _owner_alive(stale.name.removeprefix(prefix)):
+            shutil.rmtree(stale, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=out.parent))
+    folder.chmod(0o755)  # mkdtemp's 0700 would hide a shared audit from team-mates
+    try:
+        yield folder
+        old = folder.with_name(folder.name + "-old")
+        if out.exists():
+            out.rename(old)
+        folder.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        for parent in created:  # a run that failed leaves no empty folders either
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+
+
+def _owner_alive(suffix: str) -> bool:
+    pid = suffix.split("-")[0]
+    if not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def stage_key(stage: str, method: int, inputs: Mapping[str, str], params: Mapping[str, Any]) -> str:
+    """What makes two runs of a stage the same run: what went in, the parameters, the method. No path, no time, no machine."""
+    return hash_value({"stage": stage, "method": method, "inputs": dict(inputs), "params": dict(params)})
+
+
+def write_manifest(
+    folder: Path,
+    *,
+    stage: str,
+    method: int,
+    inputs: Mapping[str, str],
+    params: Mapping[str, Any],
+    facts: Mapping[str, Any],
+) -> None:
+    """Describe every file in `folder` in its manifest.json.
+
+    Args:
+        stage: name of the stage.
+        method: version of the stage's method; changes when equal inputs would give other numbers.
+        inputs: name -> sha256 of what went in.
+        params: the parameters that the stage depends on.
+        facts: what the stage found worth telling: rows, sites, dtype, device, seeds, warnings.
+    """
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    files = {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": hash_file(folder / name)}
+        for name in names
+        if name not in (MANIFEST, TIMING)
+    }
+    manifest = {
+        "schema_version": SCHEMA_VERSION,
+        "stage": stage,
+        "method": method,
+        "key": stage_key(stage, method, inputs, params),
+        "inputs": dict(inputs),
+        "params": dict(params),
+        "facts": dict(facts),
+        "files": files,
+        "versions": library_versions(),
+    }
+    write_json(folder / MANIFEST, manifest)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of an artifact.
+
+    Raises:
+        ArtifactError: no manifest, or one of a newer schema than this version reads.
+    """
+    manifest: dict[str, Any] = read_json(folder / MANIFEST)
+    version = manifest.get("schema_version")
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise ArtifactError(
+            f"{folder / MANIFEST}: schema version {version} is newer than {SCHEMA_VERSION}, the newest this NeuronLens reads; upgrade it"
+        )
+    return manifest
+
+
+def content_hash(folder: Path) -> str:
+    """Identity of an artifact's content: the hash of its manifest's file list. Timings and library versions are not part of it."""
+    return hash_value(read_manifest(folder)["files"])
+
+
+def is_intact(folder: Path) -> bool:
+    """Whether every file the manifest names is there with the bytes it had."""
+    with contextlib.suppress(ArtifactError, OSError):
+        files = read_manifest(folder)["files"]
+        return all(
+            (folder / name).stat().st_size == known["bytes"] and hash_file(folder / name) == known["sha256"]
+            for name, known in files.items()
+        )
+    return False

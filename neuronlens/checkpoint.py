@@ -1,0 +1,251 @@
+"""Checkpoints: a model as Hugging Face saves it, with an identity that depends on its bytes and on nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from neuronlens.artifact import hash_files, hash_value, read_json, slug
+from neuronlens.config import CheckpointParams
+from neuronlens.errors import ArtifactError, CheckpointError
+from neuronlens.sites import FAMILIES, Family, family_of
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+Kind = Literal["classifier", "language_model"]
+
+# What decides a model's behaviour. Optimizer states, training logs and model cards beside them do not.
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+_TOKENIZER = (
+    "tokenizer*.json",
+    "tokenizer.model",
+    "*.spm",
+    "spiece.model",
+    "sentencepiece*.model",
+    "vocab.*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+)
+_PATTERNS = ("config.json", "generation_config.json", *_WEIGHTS, *_TOKENIZER)
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model and its tokenizer on disk; weights are loaded at first use.
+
+    Attributes:
+        path: the folder.
+        name: what people call it, safe in a file name.
+        fingerprint: sha256 (hex) over the sorted (relative path, size, sha256) of config, weights and tokenizer files.
+        config: the transformers config.
+        kind: `classifier` (sequence classification) or `language_model` (causal).
+        dtype: dtype the weights are loaded in; `auto` is as stored.
+    """
+
+    path: Path
+    name: str
+    fingerprint: str
+    config: PretrainedConfig
+    kind: Kind
+    dtype: str = "auto"
+
+    @property
+    def family(self) -> Family:
+        """Where this model keeps its blocks."""
+        return family_of(self.config.model_type)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer saved with the model.
+
+        Raises:
+            CheckpointError: the folder holds no usable tokenizer.
+        """
+        from transformers import AutoTokenizer
+
+        if not any(path for pattern in _TOKENIZER for path in self.path.glob(pattern)):
+            raise CheckpointError(
+                "holds no tokenizer", where=str(self.path), cure="Save it beside the weights: tokenizer.save_pretrained(folder)."
+            )
+        try:
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.path, trust_remote_code=False)
+        except (OSError, ValueError, KeyError) as error:
+            raise CheckpointError(f"the tokenizer cannot be loaded ({error})", where=str(self.path)) from error
+        return tokenizer
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        """The stock transformers model in eval mode, on the accelerator where there is one.
+
+        Raises:
+            CheckpointError: the weights cannot be read or do not cover the whole model. (Loading part of a model would leave the rest
+                random, and an audit of random weights looks like any other.)
+        """
+        import torch
+        from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+        loader = AutoModelForSequenceClassification if self.kind == "classifier" else AutoModelForCausalLM
+        dtype: Any = self.dtype if self.dtype == "auto" else getattr(torch, self.dtype)
+        try:
+            with _quietly():
+                model, info = loader.from_pretrained(
+                    self.path, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+                )
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise CheckpointError(f"the weights cannot be loaded ({error})", where=str(self.path)) from error
+        if info["missing_keys"]:
+            missing = sorted(info["missing_keys"])
+            raise CheckpointError(
+                f"the weights lack {len(missing)} tensors of the model, {missing[0]} among them",
+                where=str(self.path),
+                cure="They would stay random; save the fine-tuned model whole.",
+            )
+        model.requires_grad_(False)
+        loaded: PreTrainedModel = model.eval().to(default_device())
+        return loaded
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """No bar for reading weights, which says nothing about the audit; what the caller had set is put back."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def default_device() -> str:
+    """`cuda` where a usable card is present, else `cpu`."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def load_checkpoint(path: str | Path, *, revision: str | None = None, dtype: str = "auto") -> Checkpoint:
+    """Open a checkpoint: a local folder, or a hub id (`owner/name` or `owner/name@revision`) whose safe files are downloaded.
+
+    Raises:
+        CheckpointError: no such folder or repository, pickled weights only, code of its own, or a model that is neither a sequence
+            classifier nor a causal language model of a supported family.
+    """
+    folder, name = _locate(str(path), revision)
+    raw = _safe_config(folder)
+    kind = _kind(folder, raw)
+    files = _identity_files(folder)
+    if not any(file.endswith(".safetensors") for file in files):
+        pickles = sorted(found.name for pattern in _PICKLES for found in folder.glob(pattern))
+        held = f"holds pickled weights only ({pickles[0]}), which can run code when loaded" if pickles else "holds no weights"
+        raise CheckpointError(held, where=str(folder), cure="Save it as safetensors: model.save_pretrained(folder).")
+
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"config.json cannot be used ({error})", where=str(folder)) from error
+    return Checkpoint(folder, name, hash_files(folder, files), config, kind, dtype)
+
+
+def open_checkpoint(params: CheckpointParams) -> Checkpoint:
+    """`load_checkpoint` for the `checkpoint` section of a configuration."""
+    if not params.path:
+        raise CheckpointError("no checkpoint is named", where="checkpoint.path", cure="Name a folder or hub id with --checkpoint.")
+    return load_checkpoint(params.path, revision=params.revision, dtype=params.dtype)
+
+
+def checkpoint_name_and_fingerprint(params: CheckpointParams) -> tuple[str, str]:
+    """Name and identity without importing torch or transformers, so that asking whether an audit is current stays cheap.
+
+    Raises:
+        CheckpointError: see `load_checkpoint`.
+    """
+    if not params.path:
+        raise CheckpointError("no checkpoint is named", where="checkpoint.path", cure="Name a folder or hub id with --checkpoint.")
+    folder, name = _locate(params.path, params.revision)
+    _safe_config(folder)
+    return name, hash_value([hash_files(folder, _identity_files(folder)), params.dtype])
+
+
+def _locate(path: str, revision: str | None) -> tuple[Path, str]:
+    """The local folder of a checkpoint, downloaded if it is a hub id, and its name."""
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        folder = folder.resolve()
+        named = f"{folder.parent.name}-{folder.name}" if re.fullmatch(r"checkpoint-\d+", folder.name) else folder.name
+        return folder, slug(named, "checkpoint")
+    if folder.exists():
+        raise CheckpointError("is a file", where=path, cure="Name the folder that holds config.json and the weights.")
+    if path.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(path):
+        raise CheckpointError("no such folder", where=path, cure="Name a checkpoint folder, or a hub id such as owner/name@revision.")
+    hub_id, _, at = path.partition("@")
+    return _download(hub_id, at or revision), slug(hub_id.replace("/", "--"), "checkpoint")
+
+
+def _download(hub_id: str, revision: str | None) -> Path:
+    """The snapshot folder of a hub repository; only config, safetensors and tokenizer files are fetched."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(_PATTERNS)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"is no folder here and cannot be had from the hub ({reason})",
+            where=hub_id + (f"@{revision}" if revision else ""),
+            cure="Check the spelling, the revision and the network, or name a local folder.",
+        ) from None
+
+
+def _safe_config(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    if not file.exists():
+        inner = sorted(path.parent.name for path in folder.glob("*/config.json"))
+        cure = f"Did you mean {folder / inner[-1]}?" if inner else "Name the folder that save_pretrained wrote."
+        raise CheckpointError("holds no config.json", where=str(folder), cure=cure)
+    try:
+        raw = read_json(file)
+    except ArtifactError:
+        raise CheckpointError("is no JSON", where=str(file), cure="Copy the checkpoint again.") from None
+    if not isinstance(raw, dict):
+        raise CheckpointError("is no JSON object", where=str(file), cure="Copy the checkpoint again.")
+    if raw.get("auto_map") and raw.get("model_type") not in FAMILIES:
+        raise CheckpointError("needs code of its own, which is never run", where=str(file), cure="Use a family built into transformers.")
+    if raw.get("model_type") not in FAMILIES:
+        raise CheckpointError(
+            f"model type {raw.get('model_type')!r} is not supported", where=str(file), cure=f"Supported: {', '.join(FAMILIES)}."
+        )
+    return raw
+
+
+def _kind(folder: Path, raw: dict[str, Any]) -> Kind:
+    architecture = str((raw.get("architectures") or [""])[0])
+    if architecture.endswith("ForSequenceClassification"):
+        return "classifier"
+    if architecture.endswith(("ForCausalLM", "LMHeadModel")) and FAMILIES[raw["model_type"]].decoder:
+        return "language_model"
+    raise CheckpointError(
+        f"architecture {architecture or 'unknown'!r} is neither a sequence classifier nor a causal language model",
+        where=str(folder / "config.json"),
+        cure="Audit a model saved from AutoModelForSequenceClassification or AutoModelForCausalLM.",
+    )
+
+
+def _identity_files(folder: Path) -> list[str]:
+    return sorted({path.name for pattern in _PATTERNS for path in folder.glob(pattern) if path.is_file()})
+

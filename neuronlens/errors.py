@@ -1,0 +1,58 @@
+"""One hierarchy of errors. A user's mistake is one line: what, where, how to cure it. Anything else is a bug and keeps its traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class NeuronLensError(Exception):
+    """Base of every error the library raises on purpose.
+
+    Attributes:
+        exit_code: what the command line exits with (2: usage or configuration, 3: the run broke).
+    """
+
+    exit_code = 3
+
+
+class UserError(NeuronLensError):
+    """Something the user can put right. The text is a single line that names the place and the cure."""
+
+    exit_code = 2
+
+    def __init__(self, what: str, *, where: str | None = None, cure: str | None = None) -> None:
+        self.what, self.where, self.cure = what, where, cure
+        text = f"{where}: {what}" if where else what
+        super().__init__(" ".join((text + (f". {cure}" if cure else "")).split()))
+
+
+class ConfigError(UserError):
+    """A parameter is unknown or has a value outside its meaning."""
+
+
+class DatasetError(UserError):
+    """The labelled text cannot be read or cannot be audited."""
+
+
+class CheckpointError(UserError):
+    """The checkpoint cannot be read, is unsafe to load, or does not fit the dataset."""
+
+
+class SiteError(UserError):
+    """A site names no module of this model."""
+
+
+class ArtifactError(NeuronLensError):
+    """A stored artifact is damaged, or was written by a newer version."""
+
+
+class NonFiniteActivationError(NeuronLensError):
+    """An activation is NaN or infinite; statistics over it would be meaningless."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The cure for a misspelt name: the closest known one, or the list of all."""
+    names = [str(name) for name in known]
+    close = get_close_matches(word, names, n=1, cutoff=0.6)
+    return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(names)}."

@@ -1,0 +1,1 @@
+"""What an intervention does to the model's answers, with its uncertainty."""

@@ -1,0 +1,171 @@
+"""Scoring: the answers of an edited model on the test rows, and the perplexity of ordinary text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from neuronlens.activations.batching import Batch, Ints, iterate, pad_id_of, token_budget_batches
+from neuronlens.activations.readout import deciding_logits, read_answers
+from neuronlens.checkpoint import Checkpoint
+from neuronlens.config import DatasetParams, Scoring
+from neuronlens.dataset import Dataset
+from neuronlens.encoding import Encoder, Labels, encoder_for, longest_input, resolve_labels
+from neuronlens.evaluation.suffix import edited_passes
+from neuronlens.interventions.edit import Dose, Intervention, edit
+from neuronlens.progress import track
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+
+_LOGIT_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class RowScores:
+    """Per row, of the unedited model (index 0) and of M edited ones (1 to M).
+
+    Attributes:
+        concepts: [C] what `predicted` counts.
+        rows: [N] place of each row in the dataset.
+        truth: [N] the row's concept.
+        predicted: [M + 1, N] concept named, -1 for none.
+        confidence: [M + 1, N] probability of the row's own concept.
+        changed, looked_at: [M + 1, N] activations changed, out of how many.
+        no_op_difference: largest |logit difference| that a hook which changes nothing makes; must be 0.
+        suffix_difference: largest |logit difference| between the suffix and a full pass with the same edit.
+    """
+
+    concepts: tuple[str, ...]
+    rows: Ints
+    truth: Ints
+    predicted: Ints
+    confidence: Floats
+    changed: Ints
+    looked_at: Ints
+    no_op_difference: float
+    suffix_difference: float
+
+    @property
+    def correct(self) -> npt.NDArray[np.bool_]:
+        """[M + 1, N]."""
+        return self.predicted == self.truth
+
+
+def score_rows(
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    interventions: Sequence[Intervention],
+    *,
+    split: str = "test",
+    scoring: Scoring = "constrained",
+    batch_tokens: int = 8192,
+    text: DatasetParams | None = None,
+) -> RowScores:
+    """Answers on the rows of a split, unedited and under each intervention. Batch by batch: the prefix once, then every edit's suffix."""
+    model, params = checkpoint.model, text or DatasetParams()
+    labels = resolve_labels(checkpoint, dataset.concepts, params)
+    rows = np.array([i for i, name in enumerate(dataset.split) if name == split], dtype=np.int64)
+    encoded = encoder_for(checkpoint, params).encode([dataset.text[i] for i in rows])
+    truth = np.array([labels.concepts.index(dataset.concept[i]) for i in rows], dtype=np.int64)
+    shape = (len(interventions) + 1, len(rows))
+    predicted, changed, looked_at = (np.zeros(shape, dtype=np.int64) for _ in range(3))
+    confidence = np.zeros(shape, dtype=np.float32)
+
+    batches = token_budget_batches([len(ids) for ids in encoded], batch_tokens)
+    pad_id, device = pad_id_of(checkpoint.tokenizer), model.device
+    with torch.inference_mode():
+        first = next(iterate(encoded, batches, pad_id=pad_id, device=device))
+        no_op, suffix = fidelity(model, interventions, lambda: deciding_logits(model, first))
+        passes = _all_passes(model, interventions, iterate(encoded, batches, pad_id=pad_id, device=device), deciding_logits)
+        for batch, index, logits, dose in track(passes, len(batches) * (len(interventions) + 1), "evaluate"):
+            answers = read_answers(logits, labels, scoring, classifier=checkpoint.kind == "classifier")
+            own = truth[batch.rows]
+            predicted[index, batch.rows] = answers.predicted.numpy()
+            confidence[index, batch.rows] = answers.confidence.numpy()[np.arange(len(own)), own]
+            if index:
+                changed[index, batch.rows], looked_at[index, batch.rows] = dose.changed.cpu(), dose.looked_at.cpu()
+    return RowScores(labels.concepts, rows, truth, predicted, confidence, changed, looked_at, no_op, suffix)
+
+
+def document_losses(
+    checkpoint: Checkpoint, documents: Sequence[str], interventions: Sequence[Intervention], *, max_tokens: int = 128
+) -> tuple[Doubles, Ints]:
+    """Negative log likelihood of ordinary text, unedited (index 0) and under each intervention (1 to M).
+
+    Documents of a single token predict nothing and are left out; padding is in neither sum.
+
+    Returns:
+        [M + 1, N] sum of each document's token losses in nats, and [N] how many tokens were predicted.
+    """
+    model = checkpoint.model
+    encoder = Encoder(checkpoint.tokenizer, min(max_tokens, longest_input(checkpoint)))
+    encoded = [ids for ids in encoder.encode(documents) if len(ids) > 1]
+    losses = np.zeros((len(interventions) + 1, len(encoded)))
+    # all positions' logits are held at once, which for a large vocabulary is far more than the hidden states
+    budget = max(1, _LOGIT_BYTES // (4 * int(model.config.vocab_size)))
+    batches = token_budget_batches([len(ids) for ids in encoded], budget)
+    with torch.inference_mode():
+        passes = _all_passes(
+            model, interventions, iterate(encoded, batches, pad_id=pad_id_of(checkpoint.tokenizer), device=model.device), _losses
+        )
+        for batch, index, found, _ in track(passes, len(batches) * (len(interventions) + 1), "perplexity"):
+            losses[index, batch.rows] = found.double().cpu()
+    return losses, np.array([len(ids) - 1 for ids in encoded], dtype=np.int64)
+
+
+def perplexity(losses: Doubles, predicted: Ints) -> Doubles:
+    """[M] exp(sum of the losses [M, N] / number of predicted tokens)."""
+    return np.exp(losses.sum(axis=-1) / predicted.sum())
+
+
+def fidelity(
+    model: PreTrainedModel, interventions: Sequence[Intervention], forward: Callable[[], torch.Tensor]
+) -> tuple[float, float]:
+    """Do the hooks and the suffix do what they say? Checked on one batch, at every site that is edited.
+
+    Returns:
+        Largest |logit difference| between the plain forward pass and one with hooks that change nothing (0 unless something is broken), and
+        between a full pass with an edit and the suffix with the same edit.
+    """
+    plain, no_op, suffix = forward(), 0.0, 0.0
+    for site in sorted({item.site for item in interventions}):
+        item = next(item for item in interventions if item.site == site)
+        never = replace(item, lower=torch.full_like(item.lower, torch.inf), upper=torch.full_like(item.upper, -torch.inf))
+        with edit(model, never):
+            no_op = max(no_op, float((forward() - plain).abs().max()))
+        with edit(model, item):
+            full = forward()
+        *_, (resumed, _) = edited_passes(model, [item], forward)
+        suffix = max(suffix, float((full - resumed).abs().max()))
+    return no_op, suffix
+
+
+def _all_passes(
+    model: PreTrainedModel,
+    interventions: Sequence[Intervention],
+    batches: Iterator[Batch],
+    run: Callable[[PreTrainedModel, Batch], torch.Tensor],
+) -> Iterator[tuple[Batch, int, torch.Tensor, Dose]]:
+    """Batch by batch, so that what the prefix gave is in memory for every edit and nothing is spilled."""
+    for batch in batches:
+        for index, (result, dose) in enumerate(edited_passes(model, interventions, partial(run, model, batch))):
+            yield batch, index, result, dose
+
+
+def _losses(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    """[B] sum of the losses of each document's tokens."""
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "position_ids": batch.position_ids}
+    logits = model(**inputs, use_cache=False).logits[:, :-1].float()
+    losses = F.cross_entropy(logits.transpose(1, 2), batch.input_ids[:, 1:], reduction="none")
+    return (losses * batch.attention_mask[:, 1:]).sum(dim=1)

@@ -1,0 +1,1 @@
+"""Which neurons carry a concept, and in which range of their activation."""

@@ -1,0 +1,169 @@
+"""The five stages: what each reads, which parameters it depends on, and how it is run into a folder.
+
+Nothing heavy is imported here, so that asking whether a stage is current stays cheap.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from neuronlens import artifact
+from neuronlens.checkpoint import checkpoint_name_and_fingerprint
+from neuronlens.config import Config
+from neuronlens.dataset import dataset_fingerprint, locate_dataset
+from neuronlens.errors import ArtifactError, DatasetError
+
+Runner = Callable[[Config, Mapping[str, Path], Path], dict[str, object]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    Attributes:
+        name: also the name of its folder in an audit.
+        function: where it lives, as `module:function`; called with the configuration, the folders it needs, and an empty folder.
+        needs: stages whose artifacts it reads.
+        params: sections or values of the configuration it depends on. Paths are left out: what they hold counts, not where it lies.
+        outside: what it reads from outside the audit: `checkpoint`, `dataset`, `auxiliary`.
+        method: version of the method; raised when equal inputs give other numbers, so that old artifacts are not reused.
+    """
+
+    name: str
+    function: str
+    needs: tuple[str, ...]
+    params: tuple[str, ...]
+    outside: tuple[str, ...] = ()
+    method: int = 1
+
+    def run(self, config: Config, inputs: Mapping[str, Path], out: Path) -> dict[str, object]:
+        """Call the stage's function."""
+        module, _, name = self.function.partition(":")
+        runner: Runner = getattr(import_module(module), name)
+        return runner(config, inputs, out)
+
+
+_WORDS = ("dataset", "seed")
+STAGES: Mapping[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage("prepare", "neuronlens.prepare:prepare", (), (*_WORDS, "extract.sites"), ("checkpoint", "dataset", "auxiliary")),
+        Stage(
+            "extract",
+            "neuronlens.activations.extract:extract",
+            ("prepare",),
+            (*_WORDS, "extract", "evaluate.scoring"),
+            ("checkpoint",),
+        ),
+        Stage("fit", "neuronlens.ranges.fit:fit", ("prepare", "extract"), ("fit", "interventions", "seed")),
+        Stage(
+            "evaluate",
+            "neuronlens.evaluation.sweep:evaluate",
+            ("prepare", "fit"),
+            (*_WORDS, "extract.pooling", "extract.batch_tokens", "interventions", "evaluate"),
+            ("checkpoint", "auxiliary"),
+        ),
+        Stage("report", "neuronlens.report.page:report", ("prepare", "extract", "fit", "evaluate"), ("preset", "fit", "interventions", "evaluate")),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a stage ended: `computed` or `current`, and why."""
+
+    stage: str
+    outcome: str
+    reason: str
+    seconds: float
+
+
+def audit_id(config: Config) -> str:
+    """Name of an audit: checkpoint, 8 hex digits of its fingerprint, data."""
+    name, fingerprint = checkpoint_name_and_fingerprint(config.checkpoint)
+    return f"{name}-{fingerprint[:8]}-{locate_dataset(config.dataset)[1]}"
+
+
+def stage_params(stage: Stage, config: Config) -> dict[str, Any]:
+    """The parameters a stage depends on, without paths."""
+    values = config.model_dump(mode="json")
+    chosen: dict[str, Any] = {}
+    for name in stage.params:
+        section, _, key = name.partition(".")
+        chosen[name] = values[section][key] if key else values[section]
+    return {name: _without_paths(value) for name, value in chosen.items()}
+
+
+def stage_inputs(stage: Stage, config: Config, audit: Path) -> dict[str, str]:
+    """name -> identity of everything a stage reads.
+
+    Raises:
+        UserError: an input from outside is missing.
+        ArtifactError: an earlier stage has not been run.
+    """
+    outside: dict[str, Callable[[], str]] = {
+        "checkpoint": lambda: checkpoint_name_and_fingerprint(config.checkpoint)[1],
+        "dataset": lambda: dataset_fingerprint(config.dataset),
+        "auxiliary": lambda: _auxiliary(config),
+    }
+    return {name: outside[name]() for name in stage.outside} | {name: artifact.content_hash(audit / name) for name in stage.needs}
+
+
+def run_stage(name: str, config: Config, audit: Path, *, force: bool = False) -> Outcome:
+    """Bring a stage of an audit up to date: nothing where it is current, else computed into a fresh folder that takes its place when whole."""
+    stage, out = STAGES[name], audit / name
+    inputs, params = stage_inputs(stage, config, audit), stage_params(stage, config)
+    reason = "asked for" if force else why_not_current(stage, inputs, params, out)
+    if reason is None:
+        return Outcome(name, "current", "nothing it depends on has changed", 0.0)
+    start = time.perf_counter()
+    with artifact.fresh_folder(out) as folder:
+        facts = stage.run(config, {need: audit / need for need in stage.needs}, folder)
+        artifact.write_manifest(folder, stage=name, method=stage.method, inputs=inputs, params=params, facts=facts)
+        seconds = time.perf_counter() - start
+        artifact.write_json(folder / artifact.TIMING, {"seconds": round(seconds, 3), "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
+    return Outcome(name, "computed", reason, seconds)
+
+
+def why_not_current(stage: Stage, inputs: Mapping[str, str], params: Mapping[str, Any], out: Path) -> str | None:
+    """None where the artifact in `out` is what the stage would make now; otherwise what differs."""
+    if not (out / artifact.MANIFEST).exists():
+        return "not there yet"
+    try:
+        manifest = artifact.read_manifest(out)
+    except ArtifactError as error:
+        return str(error)
+    if manifest["key"] == artifact.stage_key(stage.name, stage.method, inputs, params):
+        return None if artifact.is_intact(out) else "its files are not what they were when they were written"
+    if manifest["method"] != stage.method:
+        return f"the method of {stage.name} changed"
+    changed = [name for name, value in inputs.items() if manifest["inputs"].get(name) != value]
+    if changed:
+        return f"{', '.join(changed)} changed"
+    old, new = dict(_flat(manifest["params"])), dict(_flat(params))
+    return ", ".join(f"{name} {old.get(name)} -> {new.get(name)}" for name in sorted(old | new) if old.get(name) != new.get(name))
+
+
+def _auxiliary(config: Config) -> str:
+    if config.evaluate.auxiliary is None:
+        return "none"
+    file = Path(config.evaluate.auxiliary).expanduser()
+    if not file.is_file():
+        raise DatasetError("no such file", where=f"evaluate.auxiliary: {file}", cure="Name a text file with a document a line.")
+    return artifact.hash_file(file)
+
+
+def _without_paths(value: Any) -> Any:
+    return {key: part for key, part in value.items() if key not in ("path", "auxiliary")} if isinstance(value, dict) else value
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for key, part in value.items():
+        found += _flat(part, f"{prefix}{key}.") if isinstance(part, Mapping) else [(prefix + key, part)]
+    return found
