@@ -72,7 +72,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: cannot be read ({error}); delete its folder and run the same command again") from error
+        raise ArtifactError(
+            f"{path}: cannot be read ({error}); delete its folder and run the same command again"
+        ) from error
 
 
 def write_table(path: Path, table: pa.Table, *, row_group_size: int = 1 << 17, values: tuple[str, ...] = ()) -> None:
@@ -109,7 +111,9 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     try:
         return pq.read_table(path, columns=columns, partitioning=None)
     except (OSError, pa.ArrowException) as error:
-        raise ArtifactError(f"{path}: cannot be read ({error}); delete its folder and run the same command again") from error
+        raise ArtifactError(
+            f"{path}: cannot be read ({error}); delete its folder and run the same command again"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -6,11 +6,11 @@ import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from neuronlens.artifact import hash_files, hash_value, read_json, slug
+from neuronlens.artifact import hash_files, read_json, slug
 from neuronlens.config import CheckpointParams
 from neuronlens.errors import ArtifactError, CheckpointError
 from neuronlens.sites import FAMILIES, Family, family_of
@@ -75,7 +75,9 @@ class Checkpoint:
 
         if not any(path for pattern in _TOKENIZER for path in self.path.glob(pattern)):
             raise CheckpointError(
-                "holds no tokenizer", where=str(self.path), cure="Save it beside the weights: tokenizer.save_pretrained(folder)."
+                "holds no tokenizer",
+                where=str(self.path),
+                cure="Save it beside the weights: tokenizer.save_pretrained(folder).",
             )
         try:
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.path, trust_remote_code=False)
@@ -98,11 +100,12 @@ class Checkpoint:
         dtype: Any = self.dtype if self.dtype == "auto" else getattr(torch, self.dtype)
         try:
             with _quietly():
-                model, info = loader.from_pretrained(
+                loaded: Any = loader.from_pretrained(
                     self.path, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
                 )
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise CheckpointError(f"the weights cannot be loaded ({error})", where=str(self.path)) from error
+        model, info = loaded
         if info["missing_keys"]:
             missing = sorted(info["missing_keys"])
             raise CheckpointError(
@@ -111,8 +114,8 @@ class Checkpoint:
                 cure="They would stay random; save the fine-tuned model whole.",
             )
         model.requires_grad_(False)
-        loaded: PreTrainedModel = model.eval().to(default_device())
-        return loaded
+        ready: PreTrainedModel = model.eval().to(default_device())
+        return ready
 
 
 @contextlib.contextmanager
@@ -149,7 +152,11 @@ def load_checkpoint(path: str | Path, *, revision: str | None = None, dtype: str
     files = _identity_files(folder)
     if not any(file.endswith(".safetensors") for file in files):
         pickles = sorted(found.name for pattern in _PICKLES for found in folder.glob(pattern))
-        held = f"holds pickled weights only ({pickles[0]}), which can run code when loaded" if pickles else "holds no weights"
+        held = (
+            f"holds pickled weights only ({pickles[0]}), which can run code when loaded"
+            if pickles
+            else "holds no weights"
+        )
         raise CheckpointError(held, where=str(folder), cure="Save it as safetensors: model.save_pretrained(folder).")
 
     from transformers import AutoConfig
@@ -158,27 +165,31 @@ def load_checkpoint(path: str | Path, *, revision: str | None = None, dtype: str
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"config.json cannot be used ({error})", where=str(folder)) from error
-    return Checkpoint(folder, name, hash_files(folder, files), config, kind, dtype)
+    return Checkpoint(folder, name, _fingerprint(folder), config, kind, dtype)
 
 
 def open_checkpoint(params: CheckpointParams) -> Checkpoint:
     """`load_checkpoint` for the `checkpoint` section of a configuration."""
     if not params.path:
-        raise CheckpointError("no checkpoint is named", where="checkpoint.path", cure="Name a folder or hub id with --checkpoint.")
+        raise CheckpointError(
+            "no checkpoint is named", where="checkpoint.path", cure="Name a folder or hub id with --checkpoint."
+        )
     return load_checkpoint(params.path, revision=params.revision, dtype=params.dtype)
 
 
-def checkpoint_name_and_fingerprint(params: CheckpointParams) -> tuple[str, str]:
+def identify_checkpoint(params: CheckpointParams) -> tuple[str, str]:
     """Name and identity without importing torch or transformers, so that asking whether an audit is current stays cheap.
 
     Raises:
         CheckpointError: see `load_checkpoint`.
     """
     if not params.path:
-        raise CheckpointError("no checkpoint is named", where="checkpoint.path", cure="Name a folder or hub id with --checkpoint.")
+        raise CheckpointError(
+            "no checkpoint is named", where="checkpoint.path", cure="Name a folder or hub id with --checkpoint."
+        )
     folder, name = _locate(params.path, params.revision)
     _safe_config(folder)
-    return name, hash_value([hash_files(folder, _identity_files(folder)), params.dtype])
+    return name, _fingerprint(folder)
 
 
 def _locate(path: str, revision: str | None) -> tuple[Path, str]:
@@ -191,7 +202,9 @@ def _locate(path: str, revision: str | None) -> tuple[Path, str]:
     if folder.exists():
         raise CheckpointError("is a file", where=path, cure="Name the folder that holds config.json and the weights.")
     if path.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(path):
-        raise CheckpointError("no such folder", where=path, cure="Name a checkpoint folder, or a hub id such as owner/name@revision.")
+        raise CheckpointError(
+            "no such folder", where=path, cure="Name a checkpoint folder, or a hub id such as owner/name@revision."
+        )
     hub_id, _, at = path.partition("@")
     return _download(hub_id, at or revision), slug(hub_id.replace("/", "--"), "checkpoint")
 
@@ -225,10 +238,14 @@ def _safe_config(folder: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise CheckpointError("is no JSON object", where=str(file), cure="Copy the checkpoint again.")
     if raw.get("auto_map") and raw.get("model_type") not in FAMILIES:
-        raise CheckpointError("needs code of its own, which is never run", where=str(file), cure="Use a family built into transformers.")
+        raise CheckpointError(
+            "needs code of its own, which is never run", where=str(file), cure="Use a family built into transformers."
+        )
     if raw.get("model_type") not in FAMILIES:
         raise CheckpointError(
-            f"model type {raw.get('model_type')!r} is not supported", where=str(file), cure=f"Supported: {', '.join(FAMILIES)}."
+            f"model type {raw.get('model_type')!r} is not supported",
+            where=str(file),
+            cure=f"Supported: {', '.join(FAMILIES)}.",
         )
     return raw
 
@@ -246,6 +263,17 @@ def _kind(folder: Path, raw: dict[str, Any]) -> Kind:
     )
 
 
+def _fingerprint(folder: Path) -> str:
+    names = _identity_files(folder)
+    stats = [(folder / name).stat() for name in names]
+    return _hash_once(folder, tuple(names), tuple((stat.st_size, stat.st_mtime_ns) for stat in stats))
+
+
+@lru_cache(maxsize=64)
+def _hash_once(folder: Path, names: tuple[str, ...], _: tuple[tuple[int, int], ...]) -> str:
+    """The weights are asked for by every stage and may be many gigabytes: read once a process, again when a size or time changes."""
+    return hash_files(folder, list(names))
+
+
 def _identity_files(folder: Path) -> list[str]:
     return sorted({path.name for pattern in _PATTERNS for path in folder.glob(pattern) if path.is_file()})
-

@@ -81,9 +81,13 @@ class DatasetParams(_Section):
     path: str = Field(default="", description="Parquet, CSV or JSON Lines file, or hub:owner/name")
     text: str = Field(default="text", description="column with the text")
     label: str = Field(default="label", description="column with the concept")
-    split: str = Field(default="split", description="column with train / fit, validation, test; made where the data has none")
+    split: str = Field(
+        default="split", description="column with train / fit, validation, test; made where the data has none"
+    )
     max_tokens: int = Field(default=128, ge=4, description="longer texts are cut, a prompt template never is")
-    prompt: str | None = Field(default=None, description='language models: template around a row, such as "{text} Topic:"')
+    prompt: str | None = Field(
+        default=None, description='language models: template around a row, such as "{text} Topic:"'
+    )
     labels: dict[str, str] | None = Field(
         default=None, description="concept -> text of its label (language models) or name of its class (classifiers)"
     )
@@ -150,8 +154,12 @@ class InterventionParams(_Section):
 class EvaluateParams(_Section):
     """How an intervention's effect is measured."""
 
-    scoring: Scoring = Field(default="constrained", description="language models: argmax among the labels, or over the vocabulary")
-    auxiliary: str | None = Field(default=None, description="ordinary text for perplexity: .txt (a document a line) or a table")
+    scoring: Scoring = Field(
+        default="constrained", description="language models: argmax among the labels, or over the vocabulary"
+    )
+    auxiliary: str | None = Field(
+        default=None, description="ordinary text for perplexity: .txt (a document a line) or a table"
+    )
     auxiliary_rows: int = Field(default=200, ge=1, description="documents used for perplexity")
     bootstrap: int = Field(default=1000, ge=100, description="resamples behind an interval")
 
@@ -182,12 +190,18 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
         keys, value = parse_override(override)
         sets[keys] = value
         for depth in range(len(keys), 0, -1):
-            places[keys[:depth]] = f"--set {override}" if depth == len(keys) else places.get(keys[:depth], f"--set {override}")
+            places[keys[:depth]] = (
+                f"--set {override}" if depth == len(keys) else places.get(keys[:depth], f"--set {override}")
+            )
 
     asked = sets.get(("preset",))
     preset = asked if asked is not None else given.get("preset", "audited")
     if preset not in PRESETS:
-        raise ConfigError(f"unknown preset {preset!r}", where=places.get(("preset",)), cure=did_you_mean(str(preset), get_args(Preset)))
+        raise ConfigError(
+            f"unknown preset {preset!r}",
+            where=places.get(("preset",)),
+            cure=did_you_mean(str(preset), get_args(Preset)),
+        )
     merged = _merge(PRESETS[preset], given)
     if asked is not None:
         merged = _merge(merged, PRESETS[preset])
@@ -203,11 +217,17 @@ def parse_override(override: str) -> tuple[tuple[str, ...], Any]:
     """`a.b=value` as (("a", "b"), value)."""
     name, equals, text = override.partition("=")
     if not equals or not name.strip():
-        raise ConfigError("is no assignment", where=f"--set {override}", cure="Write it as section.key=value, such as interventions.tau=2.5.")
+        raise ConfigError(
+            "is no assignment",
+            where=f"--set {override}",
+            cure="Write it as section.key=value, such as interventions.tau=2.5.",
+        )
     try:
         return tuple(name.strip().split(".")), yaml.safe_load(text)
     except yaml.YAMLError:
-        raise ConfigError("the value is no YAML", where=f"--set {override}", cure="Lists look like [2.0, 2.5].") from None
+        raise ConfigError(
+            "the value is no YAML", where=f"--set {override}", cure="Lists look like [2.0, 2.5]."
+        ) from None
 
 
 def _read(path: Path) -> tuple[str, dict[str, Any]]:
@@ -223,7 +243,9 @@ def _read(path: Path) -> tuple[str, dict[str, Any]]:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error)
-        raise ConfigError(f"is no YAML ({problem})", where=f"{path}{line}", cure="Check the indentation and quotes there.") from None
+        raise ConfigError(
+            f"is no YAML ({problem})", where=f"{path}{line}", cure="Check the indentation and quotes there."
+        ) from None
     if value is None:
         value = {}
     if not isinstance(value, dict):
@@ -259,7 +281,9 @@ def _assign(config: dict[str, Any], keys: tuple[str, ...], value: Any, where: st
     for depth, key in enumerate(keys[:-1]):
         inner = config.setdefault(key, {})
         if not isinstance(inner, dict):
-            raise ConfigError(f"{'.'.join(keys[: depth + 1])} is a value, not a section", where=where, cure="Set it as a whole.")
+            raise ConfigError(
+                f"{'.'.join(keys[: depth + 1])} is a value, not a section", where=where, cure="Set it as a whole."
+            )
         config = inner
     config[keys[-1]] = value
 
@@ -268,10 +292,15 @@ def _explain(error: ValidationError, places: Mapping[tuple[str, ...], str], path
     """The first problem as one line: where it stands, what it is, what would be right."""
     problem = error.errors(include_url=False)[0]
     names = tuple(part for part in problem["loc"] if isinstance(part, str))
-    where = next((places[names[:depth]] for depth in range(len(names), 0, -1) if names[:depth] in places), str(path or "configuration"))
+    where = next(
+        (places[names[:depth]] for depth in range(len(names), 0, -1) if names[:depth] in places),
+        str(path or "configuration"),
+    )
     dotted = ".".join(names)
     if problem["type"] == "extra_forbidden":
-        return ConfigError(f"unknown key {dotted!r}", where=where, cure=did_you_mean(names[-1], _known_keys(names[:-1])))
+        return ConfigError(
+            f"unknown key {dotted!r}", where=where, cure=did_you_mean(names[-1], _known_keys(names[:-1]))
+        )
     message = problem["msg"].removeprefix("Value error, ")
     shown = "" if isinstance(problem["input"], (dict, list, tuple)) else f" (got {problem['input']!r})"
     return ConfigError(f"{dotted}: {message[:1].lower()}{message[1:]}{shown}", where=where)

@@ -103,7 +103,9 @@ def open_dataset(params: DatasetParams, seed: int = 0) -> Dataset:
     for row in keep:
         if labels[row] is None or not str(labels[row]).strip():
             raise DatasetError(
-                f"row {row + 1} has an empty {params.label!r}: a concept needs a name", where=str(file), cure="Label or remove the row."
+                f"row {row + 1} has an empty {params.label!r}: a concept needs a name",
+                where=str(file),
+                cure="Label or remove the row.",
             )
     text, concept = [str(texts[row]) for row in keep], [str(labels[row]).strip() for row in keep]
     kept_splits = None if given is None else [given[row] for row in keep]
@@ -123,7 +125,9 @@ def locate_dataset(params: DatasetParams) -> tuple[Path, str]:
     file = Path(params.path).expanduser()
     if not file.is_file():
         problem = "is a folder" if file.is_dir() else "no such file"
-        raise DatasetError(problem, where=params.path, cure="Name a Parquet, CSV or JSON Lines file, or hub:owner/name.")
+        raise DatasetError(
+            problem, where=params.path, cure="Name a Parquet, CSV or JSON Lines file, or hub:owner/name."
+        )
     named = f"{file.resolve().parent.name}-{file.stem}" if file.stem in ("dataset", "data", "train") else file.stem
     return file, slug(named, "data")
 
@@ -147,17 +151,23 @@ def read_rows(file: Path) -> pa.Table:
     readers: dict[str, Callable[[Path], pa.Table]] = {
         ".parquet": pa.parquet.read_table,
         ".csv": lambda path: pa.csv.read_csv(path, parse_options=pa.csv.ParseOptions(newlines_in_values=True)),
-        ".tsv": lambda path: pa.csv.read_csv(path, parse_options=pa.csv.ParseOptions(delimiter="\t", newlines_in_values=True)),
+        ".tsv": lambda path: pa.csv.read_csv(
+            path, parse_options=pa.csv.ParseOptions(delimiter="\t", newlines_in_values=True)
+        ),
         ".jsonl": pa.json.read_json,
         ".ndjson": pa.json.read_json,
     }
     reader = readers.get(file.suffix.lower())
     if reader is None:
-        raise DatasetError(f"ending {file.suffix!r} is not known", where=str(file), cure=f"Use one of {', '.join(readers)}.")
+        raise DatasetError(
+            f"ending {file.suffix!r} is not known", where=str(file), cure=f"Use one of {', '.join(readers)}."
+        )
     try:
         table = reader(file)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"cannot be read ({error})", where=str(file), cure="Check that row and the file's ending.") from None
+        raise DatasetError(
+            f"cannot be read ({error})", where=str(file), cure="Check that row and the file's ending."
+        ) from None
     if table.num_rows == 0:
         raise DatasetError("has no rows", where=str(file), cure="Name a file with labelled text.")
     return table
@@ -171,7 +181,9 @@ def read_documents(path: str, rows: int) -> list[str]:
     """
     file = Path(path).expanduser()
     if not file.is_file():
-        raise DatasetError("no such file", where=f"evaluate.auxiliary: {path}", cure="Name a text file with a document a line.")
+        raise DatasetError(
+            "no such file", where=f"evaluate.auxiliary: {path}", cure="Name a text file with a document a line."
+        )
     if file.suffix.lower() in (".txt", ".text"):
         try:
             found: Sequence[str | None] = file.read_text(encoding="utf-8").splitlines()
@@ -204,7 +216,9 @@ def freeze_hub_dataset(name: str, *, text: str, label: str, cache: Path | None =
         import datasets
     except ImportError:
         raise DatasetError(
-            "hub data sets need the package datasets", where=_HUB + name, cure="Install it: pip install 'neuronlens[hub]'."
+            "hub data sets need the package datasets",
+            where=_HUB + name,
+            cure="Install it: pip install 'neuronlens[hub]'.",
         ) from None
     import pyarrow as pa
 
@@ -213,7 +227,9 @@ def freeze_hub_dataset(name: str, *, text: str, label: str, cache: Path | None =
         loaded: Mapping[str, Any] = datasets.load_dataset(hub_id, revision=revision or None)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DatasetError(f"cannot be had from the hub ({reason})", where=_HUB + name, cure="Check the name and the network.") from None
+        raise DatasetError(
+            f"cannot be had from the hub ({reason})", where=_HUB + name, cure="Check the name and the network."
+        ) from None
     parts = []
     for split, rows in loaded.items():
         for column, option in ((text, "--text"), (label, "--label")):
@@ -221,7 +237,10 @@ def freeze_hub_dataset(name: str, *, text: str, label: str, cache: Path | None =
                 raise _no_column(column, rows.column_names, _HUB + name, option)
         names = getattr(rows.features[label], "names", None)
         labels = [names[value] if names and value is not None and value >= 0 else value for value in rows[label]]
-        columns = {text: pa.array(rows[text], pa.string()), label: pa.array([None if v is None else str(v) for v in labels], pa.string())}
+        columns = {
+            text: pa.array(rows[text], pa.string()),
+            label: pa.array([None if v is None else str(v) for v in labels], pa.string()),
+        }
         parts.append(pa.table({**columns, "split": pa.array([str(split)] * len(rows), pa.string())}))
     with fresh_folder(folder) as out:
         write_table(out / "dataset.parquet", pa.concat_tables(parts))
@@ -251,7 +270,9 @@ def _strings(table: pa.Table, column: str, where: str, option: str | None) -> li
         try:
             values = values.cast(pa.string())
         except pa.ArrowException:
-            raise DatasetError(f"column {column!r} holds {values.type}, not text", where=where, cure="Name another column.") from None
+            raise DatasetError(
+                f"column {column!r} holds {values.type}, not text", where=where, cure="Name another column."
+            ) from None
     strings: list[str | None] = values.to_pylist()
     return strings
 
@@ -261,7 +282,9 @@ def _rank(text: str, seed: int) -> bytes:
     return hashlib.blake2b(text.encode(), key=str(seed).encode(), digest_size=16).digest()
 
 
-def _carve(text: Sequence[str], concept: Sequence[str], rows: Sequence[int], shares: Mapping[str, float], seed: int) -> dict[int, str]:
+def _carve(
+    text: Sequence[str], concept: Sequence[str], rows: Sequence[int], shares: Mapping[str, float], seed: int
+) -> dict[int, str]:
     """A split for each of `rows`, stratified by concept; equal texts go together."""
     groups: dict[str, dict[str, list[int]]] = {}
     home: dict[str, str] = {}
@@ -283,18 +306,26 @@ def _splits(
     text: list[str], concept: list[str], given: list[str | None] | None, seed: int, where: str, notes: list[str]
 ) -> list[str]:
     if given is None:
-        notes.append("splits made from the data: " + ", ".join(f"{name} {share:.0%}" for name, share in _SHARES.items()))
+        notes.append(
+            "splits made from the data: " + ", ".join(f"{name} {share:.0%}" for name, share in _SHARES.items())
+        )
         carved = _carve(text, concept, range(len(text)), _SHARES, seed)
         return [carved[row] for row in range(len(text))]
     unknown = sorted({str(name) for name in given if str(name).strip().lower() not in _SPLIT_NAMES})
     if unknown:
         raise DatasetError(
-            f"split {unknown[0]!r} is not known", where=where, cure="Use train (or fit), validation and test, or name no split column."
+            f"split {unknown[0]!r} is not known",
+            where=where,
+            cure="Use train (or fit), validation and test, or name no split column.",
         )
     splits = [_SPLIT_NAMES[str(name).strip().lower()] for name in given]
     missing = [name for name in SPLITS if name not in splits]
     if "fit" in missing:
-        raise DatasetError("no row is in the split 'train' (or 'fit')", where=where, cure="Ranges are fitted on it; add it or drop the column.")
+        raise DatasetError(
+            "no row is in the split 'train' (or 'fit')",
+            where=where,
+            cure="Ranges are fitted on it; add it or drop the column.",
+        )
     if missing:
         rows = [row for row, name in enumerate(splits) if name == "fit"]
         shares = {"fit": 1 - sum(_SHARES[name] for name in missing), **{name: _SHARES[name] for name in missing}}
@@ -334,4 +365,3 @@ def _check(concept: list[str], split: list[str], where: str) -> None:
                     where=where,
                     cure="Add rows or remove the concept.",
                 )
-

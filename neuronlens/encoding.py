@@ -38,7 +38,9 @@ class Encoder:
             ConfigError: the template alone is longer than `max_tokens`.
         """
         if self.prompt is None:
-            bare: list[list[int]] = self.tokenizer(list(texts), truncation=True, max_length=self.max_tokens)["input_ids"]
+            bare: list[list[int]] = self.tokenizer(list(texts), truncation=True, max_length=self.max_tokens)[
+                "input_ids"
+            ]
             return bare
         before, after = self.prompt.split("{text}")
         encoded: list[list[int]] = self.tokenizer([before + text + after for text in texts], verbose=False)["input_ids"]
@@ -129,7 +131,9 @@ def resolve_labels(checkpoint: Checkpoint, concepts: Sequence[str], params: Data
     given = params.labels or {}
     for name in given:
         if name not in concepts:
-            raise ConfigError(f"concept {name!r} is not in the data", where="dataset.labels", cure=f"It has: {', '.join(concepts)}.")
+            raise ConfigError(
+                f"concept {name!r} is not in the data", where="dataset.labels", cure=f"It has: {', '.join(concepts)}."
+            )
     if checkpoint.kind == "classifier":
         return _classes(checkpoint, concepts, given)
     encoder = encoder_for(checkpoint, params)
@@ -148,7 +152,7 @@ def resolve_labels(checkpoint: Checkpoint, concepts: Sequence[str], params: Data
 
 
 def _classes(checkpoint: Checkpoint, concepts: Sequence[str], given: dict[str, str]) -> Labels:
-    names = {int(index): str(name) for index, name in checkpoint.config.id2label.items()}
+    names = {int(index): str(name) for index, name in (checkpoint.config.id2label or {}).items()}
     index_of = {name: index for index, name in names.items()}
     folded = {name.casefold(): index for name, index in index_of.items()}
     ids = []

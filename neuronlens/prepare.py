@@ -67,7 +67,10 @@ def prepare(config: Config, inputs: Mapping[str, Path], out: Path) -> dict[str, 
         },
         "dataset": {"name": dataset.name, "notes": list(dataset.notes)},
         "rows": {name: {split: count[name, split] for split in SPLITS} for name in dataset.concepts},
-        "labels": {name: {"id": index, "text": text} for name, index, text in zip(labels.concepts, labels.ids, labels.texts, strict=True)},
+        "labels": {
+            name: {"id": index, "text": text}
+            for name, index, text in zip(labels.concepts, labels.ids, labels.texts, strict=True)
+        },
         "sites": [str(site) for site in found.sites],
         "seed": config.seed,
     }

@@ -69,7 +69,9 @@ class Site:
         """
         component, _, layer = text.partition(".")
         if component not in COMPONENTS:
-            raise SiteError(f"unknown component {component!r} in site {text!r}", cure=did_you_mean(component, COMPONENTS))
+            raise SiteError(
+                f"unknown component {component!r} in site {text!r}", cure=did_you_mean(component, COMPONENTS)
+            )
         if not layer.isdigit():
             raise SiteError(f"site {text!r} names no layer", cure="Write it as component.layer, such as resid_post.3.")
         return cls(int(layer), component)
@@ -84,7 +86,9 @@ def family_of(model_type: str) -> Family:
     try:
         return FAMILIES[model_type]
     except KeyError:
-        raise SiteError(f"model type {model_type!r} is not supported", cure=f"Supported: {', '.join(FAMILIES)}.") from None
+        raise SiteError(
+            f"model type {model_type!r} is not supported", cure=f"Supported: {', '.join(FAMILIES)}."
+        ) from None
 
 
 def expand_sites(specs: Sequence[str], layers: int) -> tuple[Site, ...]:
@@ -136,7 +140,9 @@ def top_count(width: int, share: float) -> int:
     count = int(share * width)
     if count == 0:
         raise SiteError(
-            f"top = {share:g} of {width} neurons is less than one", where="interventions.top", cure=f"Use at least {1 / width:.2g}."
+            f"top = {share:g} of {width} neurons is less than one",
+            where="interventions.top",
+            cure=f"Use at least {1 / width:.2g}.",
         )
     return count
 
@@ -182,7 +188,9 @@ def resolve(model: nn.Module, site: Site) -> Module:
     """
     path, blocks = blocks_of(model)
     if site.layer >= len(blocks):
-        raise SiteError(f"site {site}: layer {site.layer} does not exist", cure=f"The model has layers 0 to {len(blocks) - 1}.")
+        raise SiteError(
+            f"site {site}: layer {site.layer} does not exist", cure=f"The model has layers 0 to {len(blocks) - 1}."
+        )
     block, path = blocks[site.layer], f"{path}.{site.layer}"
     width = site_width(model.config, site)
     if site.component == "resid_post":

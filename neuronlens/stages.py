@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from neuronlens import artifact
-from neuronlens.checkpoint import checkpoint_name_and_fingerprint
+from neuronlens.checkpoint import identify_checkpoint
 from neuronlens.config import Config
 from neuronlens.dataset import dataset_fingerprint, locate_dataset
 from neuronlens.errors import ArtifactError, DatasetError
@@ -52,12 +52,18 @@ _WORDS = ("dataset", "seed")
 STAGES: Mapping[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("prepare", "neuronlens.prepare:prepare", (), (*_WORDS, "extract.sites"), ("checkpoint", "dataset", "auxiliary")),
+        Stage(
+            "prepare",
+            "neuronlens.prepare:prepare",
+            (),
+            (*_WORDS, "extract.sites"),
+            ("checkpoint", "dataset", "auxiliary"),
+        ),
         Stage(
             "extract",
             "neuronlens.activations.extract:extract",
             ("prepare",),
-            (*_WORDS, "extract", "evaluate.scoring"),
+            (*_WORDS, "checkpoint.dtype", "extract", "evaluate.scoring"),
             ("checkpoint",),
         ),
         Stage("fit", "neuronlens.ranges.fit:fit", ("prepare", "extract"), ("fit", "interventions", "seed")),
@@ -65,10 +71,15 @@ STAGES: Mapping[str, Stage] = {
             "evaluate",
             "neuronlens.evaluation.sweep:evaluate",
             ("prepare", "fit"),
-            (*_WORDS, "extract.pooling", "extract.batch_tokens", "interventions", "evaluate"),
+            (*_WORDS, "checkpoint.dtype", "extract.pooling", "extract.batch_tokens", "interventions", "evaluate"),
             ("checkpoint", "auxiliary"),
         ),
-        Stage("report", "neuronlens.report.page:report", ("prepare", "extract", "fit", "evaluate"), ("preset", "fit", "interventions", "evaluate")),
+        Stage(
+            "report",
+            "neuronlens.report.page:report",
+            ("prepare", "extract", "fit", "evaluate"),
+            ("preset", "fit", "interventions", "evaluate"),
+        ),
     )
 }
 
@@ -85,7 +96,7 @@ class Outcome:
 
 def audit_id(config: Config) -> str:
     """Name of an audit: checkpoint, 8 hex digits of its fingerprint, data."""
-    name, fingerprint = checkpoint_name_and_fingerprint(config.checkpoint)
+    name, fingerprint = identify_checkpoint(config.checkpoint)
     return f"{name}-{fingerprint[:8]}-{locate_dataset(config.dataset)[1]}"
 
 
@@ -107,15 +118,17 @@ def stage_inputs(stage: Stage, config: Config, audit: Path) -> dict[str, str]:
         ArtifactError: an earlier stage has not been run.
     """
     outside: dict[str, Callable[[], str]] = {
-        "checkpoint": lambda: checkpoint_name_and_fingerprint(config.checkpoint)[1],
+        "checkpoint": lambda: identify_checkpoint(config.checkpoint)[1],
         "dataset": lambda: dataset_fingerprint(config.dataset),
         "auxiliary": lambda: _auxiliary(config),
     }
-    return {name: outside[name]() for name in stage.outside} | {name: artifact.content_hash(audit / name) for name in stage.needs}
+    return {name: outside[name]() for name in stage.outside} | {
+        name: artifact.content_hash(audit / name) for name in stage.needs
+    }
 
 
 def run_stage(name: str, config: Config, audit: Path, *, force: bool = False) -> Outcome:
-    """Bring a stage of an audit up to date: nothing where it is current, else computed into a fresh folder that takes its place when whole."""
+    """Bring a stage of an audit up to date: nothing where it is current, else computed into a folder that appears when whole."""
     stage, out = STAGES[name], audit / name
     inputs, params = stage_inputs(stage, config, audit), stage_params(stage, config)
     reason = "asked for" if force else why_not_current(stage, inputs, params, out)
@@ -126,7 +139,10 @@ def run_stage(name: str, config: Config, audit: Path, *, force: bool = False) ->
         facts = stage.run(config, {need: audit / need for need in stage.needs}, folder)
         artifact.write_manifest(folder, stage=name, method=stage.method, inputs=inputs, params=params, facts=facts)
         seconds = time.perf_counter() - start
-        artifact.write_json(folder / artifact.TIMING, {"seconds": round(seconds, 3), "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
+        artifact.write_json(
+            folder / artifact.TIMING,
+            {"seconds": round(seconds, 3), "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
+        )
     return Outcome(name, "computed", reason, seconds)
 
 
@@ -146,7 +162,9 @@ def why_not_current(stage: Stage, inputs: Mapping[str, str], params: Mapping[str
     if changed:
         return f"{', '.join(changed)} changed"
     old, new = dict(_flat(manifest["params"])), dict(_flat(params))
-    return ", ".join(f"{name} {old.get(name)} -> {new.get(name)}" for name in sorted(old | new) if old.get(name) != new.get(name))
+    return ", ".join(
+        f"{name} {old.get(name)} -> {new.get(name)}" for name in sorted(old | new) if old.get(name) != new.get(name)
+    )
 
 
 def _auxiliary(config: Config) -> str:
@@ -154,12 +172,18 @@ def _auxiliary(config: Config) -> str:
         return "none"
     file = Path(config.evaluate.auxiliary).expanduser()
     if not file.is_file():
-        raise DatasetError("no such file", where=f"evaluate.auxiliary: {file}", cure="Name a text file with a document a line.")
+        raise DatasetError(
+            "no such file", where=f"evaluate.auxiliary: {file}", cure="Name a text file with a document a line."
+        )
     return artifact.hash_file(file)
 
 
 def _without_paths(value: Any) -> Any:
-    return {key: part for key, part in value.items() if key not in ("path", "auxiliary")} if isinstance(value, dict) else value
+    return (
+        {key: part for key, part in value.items() if key not in ("path", "auxiliary")}
+        if isinstance(value, dict)
+        else value
+    )
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

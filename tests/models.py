@@ -48,14 +48,19 @@ def tokenizer(family: str) -> PreTrainedTokenizerBase:
     if family in CLASSIFIERS:
         backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate([*special, *WORDS])}, unk_token="[UNK]"))
         backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        backend.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+        backend.post_processor = processors.TemplateProcessing(
+            "[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        )
         return PreTrainedTokenizerFast(tokenizer_object=backend, **named)
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     text = [f"{word} " * 3 for word in WORDS]
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=VOCABULARY,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     backend.train_from_iterator(text, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="[SEP]", **named)
@@ -64,14 +69,24 @@ def tokenizer(family: str) -> PreTrainedTokenizerBase:
 def random_model(family: str, seed: int = 0, **overrides: Any) -> PreTrainedModel:
     """A small random model, spread widely enough that its answers differ from row to row."""
     torch.manual_seed(seed)
-    common: dict[str, Any] = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "initializer_range": 0.4}
+    common: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "pad_token_id": 0,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "initializer_range": 0.4,
+    }
     classes = {"id2label": dict(enumerate(CONCEPTS)), "label2id": {name: i for i, name in enumerate(CONCEPTS)}}
     sizes = {"hidden_size": HIDDEN, "intermediate_size": INNER, "num_hidden_layers": LAYERS, "num_attention_heads": 4}
     grouped = {**sizes, "num_key_value_heads": 2, "max_position_embeddings": 64}
     build: dict[str, Any] = {
-        "bert": lambda: BertForSequenceClassification(BertConfig(**common | sizes | classes | {"max_position_embeddings": 64} | overrides)),
+        "bert": lambda: BertForSequenceClassification(
+            BertConfig(**common | sizes | classes | {"max_position_embeddings": 64} | overrides)
+        ),
         "roberta": lambda: RobertaForSequenceClassification(
-            RobertaConfig(**common | sizes | classes | {"max_position_embeddings": 66, "type_vocab_size": 1} | overrides)
+            RobertaConfig(
+                **common | sizes | classes | {"max_position_embeddings": 66, "type_vocab_size": 1} | overrides
+            )
         ),
         "distilbert": lambda: DistilBertForSequenceClassification(
             DistilBertConfig(
@@ -80,12 +95,20 @@ def random_model(family: str, seed: int = 0, **overrides: Any) -> PreTrainedMode
             )
         ),
         "gpt2": lambda: GPT2LMHeadModel(
-            GPT2Config(**common | {"n_embd": HIDDEN, "n_inner": INNER, "n_layer": LAYERS, "n_head": 4, "n_positions": 64} | overrides)
+            GPT2Config(
+                **common
+                | {"n_embd": HIDDEN, "n_inner": INNER, "n_layer": LAYERS, "n_head": 4, "n_positions": 64}
+                | overrides
+            )
         ),
-        "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**common | sizes | {"max_position_embeddings": 64} | overrides)),
+        "gpt_neox": lambda: GPTNeoXForCausalLM(
+            GPTNeoXConfig(**common | sizes | {"max_position_embeddings": 64} | overrides)
+        ),
         "llama": lambda: LlamaForCausalLM(LlamaConfig(**common | grouped | overrides)),
         "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**common | grouped | overrides)),
-        "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**common | grouped | {"head_dim": 8, "sliding_window": 8} | overrides)),
+        "gemma2": lambda: Gemma2ForCausalLM(
+            Gemma2Config(**common | grouped | {"head_dim": 8, "sliding_window": 8} | overrides)
+        ),
     }
     model: PreTrainedModel = build[family]()
     return model.eval()

@@ -49,7 +49,12 @@ class Batch:
 
 
 def collate(
-    encoded: Sequence[Sequence[int]], rows: Ints, *, pad_id: int, device: str | torch.device, side: Literal["left", "right"] = "right"
+    encoded: Sequence[Sequence[int]],
+    rows: Ints,
+    *,
+    pad_id: int,
+    device: str | torch.device,
+    side: Literal["left", "right"] = "right",
 ) -> Batch:
     """Pad rows to the longest of them.
 
@@ -72,7 +77,9 @@ def collate(
     return Batch(rows, *(torch.from_numpy(array).to(device) for array in (ids, mask, positions)))
 
 
-def iterate(encoded: Sequence[Sequence[int]], batches: Sequence[Ints], *, pad_id: int, device: str | torch.device) -> Iterator[Batch]:
+def iterate(
+    encoded: Sequence[Sequence[int]], batches: Sequence[Ints], *, pad_id: int, device: str | torch.device
+) -> Iterator[Batch]:
     """The batches one after the other."""
     return (collate(encoded, rows, pad_id=pad_id, device=device) for rows in batches)
 

@@ -76,7 +76,9 @@ def capture(model: PreTrainedModel, sites: Sequence[Site | str], pooling: Poolin
         def reader(site: Site, width: int) -> Callable[[torch.Tensor], None]:
             def read(hidden: torch.Tensor) -> None:
                 if hidden.dim() != 3 or hidden.shape[-1] != width:
-                    raise NeuronLensError(f"site {site} gave shape {tuple(hidden.shape)}, the config says [batch, tokens, {width}]")
+                    raise NeuronLensError(
+                        f"site {site} gave shape {tuple(hidden.shape)}, the config says [batch, tokens, {width}]"
+                    )
                 captured[site], captured.position = pool(hidden.detach(), tracker, how)
                 captured.calls[site] += 1
 

@@ -90,7 +90,9 @@ def extract(config: Config, inputs: Mapping[str, Path], out: Path) -> dict[str, 
         part = _assemble([next(progress) for _ in members], dataset, encoded, labels, sites)
         for site, values in part.values.items():
             write_shard(shard_path(out, site, shard), values)
-        columns = {name: getattr(part, name) for name in ("row", "position", "tokens", "predicted", "correct", "confidence")}
+        columns = {
+            name: getattr(part, name) for name in ("row", "position", "tokens", "predicted", "correct", "confidence")
+        }
         tables.append(rows_table({**columns, "shard": np.full(len(part), shard), "slot": np.arange(len(part))}))
     import pyarrow as pa
 
@@ -128,7 +130,9 @@ def _passes(
     truth = np.array([labels.concepts.index(name) for name in dataset.concept])
     with torch.inference_mode(), capture(model, sites, pooling) as captured:
         for batch in iterate(encoded, batches, pad_id=pad_id_of(checkpoint.tokenizer), device=model.device):
-            answers = read_answers(deciding_logits(model, batch), labels, scoring, classifier=checkpoint.kind == "classifier")
+            answers = read_answers(
+                deciding_logits(model, batch), labels, scoring, classifier=checkpoint.kind == "classifier"
+            )
             values = {site: captured[site].float().T.contiguous().cpu().numpy() for site in sites}
             _refuse_non_finite(values, dataset, batch)
             yield _Pass(

@@ -37,12 +37,13 @@ def deciding_logits(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     """
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     if not family_of(model.config.model_type).decoder:
-        return model(**inputs).logits.float()
+        classes: torch.Tensor = model(**inputs).logits
+        return classes.float()
     inputs["position_ids"] = batch.position_ids
     width = batch.input_ids.shape[1]
     last = width - 1 - batch.attention_mask.flip(1).argmax(dim=1)
     columns, place = last.unique(return_inverse=True)
-    logits = model(**inputs, use_cache=False, logits_to_keep=columns).logits
+    logits: torch.Tensor = model(**inputs, use_cache=False, logits_to_keep=columns).logits
     return logits[torch.arange(len(logits), device=logits.device), place].float()
 
 

@@ -1,7 +1,7 @@
 """The store: pooled activations as neuron-major Parquet tiles, one row per neuron.
 
-A neuron's values over all examples lie together, ordered by concept, which is how the fit and the report read them; the side table rows.parquet
-says which example stands in which slot.
+A neuron's values over all examples lie together, ordered by concept, which is how the fit and the report read them; the side
+table rows.parquet says which example stands in which slot.
 """
 
 from __future__ import annotations
@@ -123,9 +123,12 @@ def read_activations(folder: Path, dataset: pa.Table, sites: Sequence[Site] | No
     """
     rows = read_table(folder / "rows.parquet").sort_by([("shard", "ascending"), ("slot", "ascending")])
     shards = sorted(set(rows["shard"].to_pylist()))
-    found = sites if sites is not None else [Site.parse(path.name.removeprefix("site=")) for path in folder.glob("site=*")]
+    found = (
+        sites if sites is not None else [Site.parse(path.name.removeprefix("site=")) for path in folder.glob("site=*")]
+    )
     values = {
-        site: np.concatenate([read_shard(shard_path(folder, site, shard)) for shard in shards], axis=1) for site in sorted(found)
+        site: np.concatenate([read_shard(shard_path(folder, site, shard)) for shard in shards], axis=1)
+        for site in sorted(found)
     }
     place = {row: i for i, row in enumerate(dataset["row"].to_pylist())}
     index = [place[row] for row in rows["row"].to_pylist()]

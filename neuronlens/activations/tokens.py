@@ -42,7 +42,9 @@ class TokenTracker:
 
     def __init__(self, model: PreTrainedModel) -> None:
         if isinstance(model, torch._dynamo.OptimizedModule):
-            raise UserError("hooks have no effect on a compiled model", cure="Pass the model itself and compile it afterwards.")
+            raise UserError(
+                "hooks have no effect on a compiled model", cure="Pass the model itself and compile it afterwards."
+            )
         self._model = model
         self._signature = inspect.signature(model.forward)
         self._generating = False
@@ -72,7 +74,9 @@ class TokenTracker:
         self._model.__dict__["generate"] = tracked
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._handle is not None:
             self._handle.remove()
         if self._generate is None:
@@ -99,7 +103,7 @@ class TokenTracker:
             return self.real & (self.columns >= (self.prompt_width or 0))
         return self.real
 
-    def _before(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _before(self, _: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = self._signature.bind_partial(*args, **kwargs).arguments
         inputs = given.get("input_ids")
         if inputs is None:

@@ -17,7 +17,7 @@ from neuronlens.activations.readout import deciding_logits, read_answers
 from neuronlens.checkpoint import Checkpoint
 from neuronlens.config import DatasetParams, Scoring
 from neuronlens.dataset import Dataset
-from neuronlens.encoding import Encoder, Labels, encoder_for, longest_input, resolve_labels
+from neuronlens.encoding import Encoder, encoder_for, longest_input, resolve_labels
 from neuronlens.evaluation.suffix import edited_passes
 from neuronlens.interventions.edit import Dose, Intervention, edit
 from neuronlens.progress import track
@@ -59,7 +59,7 @@ class RowScores:
     @property
     def correct(self) -> npt.NDArray[np.bool_]:
         """[M + 1, N]."""
-        return self.predicted == self.truth
+        return np.equal(self.predicted, self.truth)
 
 
 def score_rows(
@@ -87,7 +87,9 @@ def score_rows(
     with torch.inference_mode():
         first = next(iterate(encoded, batches, pad_id=pad_id, device=device))
         no_op, suffix = fidelity(model, interventions, lambda: deciding_logits(model, first))
-        passes = _all_passes(model, interventions, iterate(encoded, batches, pad_id=pad_id, device=device), deciding_logits)
+        passes = _all_passes(
+            model, interventions, iterate(encoded, batches, pad_id=pad_id, device=device), deciding_logits
+        )
         for batch, index, logits, dose in track(passes, len(batches) * (len(interventions) + 1), "evaluate"):
             answers = read_answers(logits, labels, scoring, classifier=checkpoint.kind == "classifier")
             own = truth[batch.rows]
@@ -117,7 +119,10 @@ def document_losses(
     batches = token_budget_batches([len(ids) for ids in encoded], budget)
     with torch.inference_mode():
         passes = _all_passes(
-            model, interventions, iterate(encoded, batches, pad_id=pad_id_of(checkpoint.tokenizer), device=model.device), _losses
+            model,
+            interventions,
+            iterate(encoded, batches, pad_id=pad_id_of(checkpoint.tokenizer), device=model.device),
+            _losses,
         )
         for batch, index, found, _ in track(passes, len(batches) * (len(interventions) + 1), "perplexity"):
             losses[index, batch.rows] = found.double().cpu()
@@ -126,7 +131,7 @@ def document_losses(
 
 def perplexity(losses: Doubles, predicted: Ints) -> Doubles:
     """[M] exp(sum of the losses [M, N] / number of predicted tokens)."""
-    return np.exp(losses.sum(axis=-1) / predicted.sum())
+    return np.asarray(np.exp(losses.sum(axis=-1) / predicted.sum()))
 
 
 def fidelity(
@@ -141,7 +146,9 @@ def fidelity(
     plain, no_op, suffix = forward(), 0.0, 0.0
     for site in sorted({item.site for item in interventions}):
         item = next(item for item in interventions if item.site == site)
-        never = replace(item, lower=torch.full_like(item.lower, torch.inf), upper=torch.full_like(item.upper, -torch.inf))
+        never = replace(
+            item, lower=torch.full_like(item.lower, torch.inf), upper=torch.full_like(item.upper, -torch.inf)
+        )
         with edit(model, never):
             no_op = max(no_op, float((forward() - plain).abs().max()))
         with edit(model, item):

@@ -1,8 +1,8 @@
 """The suffix: run the stock model from a block onwards on hidden states that an unedited pass has left.
 
-An edit at layer l changes nothing before l. The blocks up to there are stood in for by the hidden states they gave, and the model's own forward
-does the rest, so masks, positions, rotary embeddings and sliding windows are the model's own in every family. The edit's hooks are the same as
-in a full pass.
+An edit at layer l changes nothing before l. The blocks up to there are stood in for by the hidden states they gave, and the
+model's own forward does the rest, so masks, positions, rotary embeddings and sliding windows are the model's own in every family.
+The edit's hooks are the same as in a full pass.
 """
 
 from __future__ import annotations

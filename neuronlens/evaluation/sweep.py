@@ -101,7 +101,9 @@ def evaluate_methods(
     edited: list[float | None] = [None] * len(methods)
     if config.evaluate.auxiliary is not None and checkpoint.kind == "language_model":
         documents = read_documents(config.evaluate.auxiliary, config.evaluate.auxiliary_rows)
-        base, *edited = perplexity(*document_losses(checkpoint, documents, edits, max_tokens=config.dataset.max_tokens)).tolist()
+        base, *edited = perplexity(
+            *document_losses(checkpoint, documents, edits, max_tokens=config.dataset.max_tokens)
+        ).tolist()
     for result, value in zip(results, edited, strict=True):
         result.update({"perplexity": value, "base_perplexity": base})
     return pa.Table.from_pylist(results, schema=_schema()), scores
@@ -134,7 +136,10 @@ def _measure(scores: RowScores, concept: str, indices: Sequence[int], config: Co
     measured: list[dict[str, Any]] = [{} for _ in indices]
     drops: dict[tuple[str, str], Array] = {}
     for group, members in (("target", target), ("complement", ~target)):
-        values = {"accuracy": scores.correct[:, members].astype(np.float64), "confidence": scores.confidence[:, members].astype(np.float64)}
+        values = {
+            "accuracy": scores.correct[:, members].astype(np.float64),
+            "confidence": scores.confidence[:, members].astype(np.float64),
+        }
         changed, looked_at = scores.changed[:, members].sum(axis=1), scores.looked_at[:, members].sum(axis=1)
         n = int(members.sum())
         for measure, rows in values.items():

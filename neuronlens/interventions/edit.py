@@ -32,7 +32,8 @@ class Intervention:
         lower, upper: [K, I] float32 bounds of closed intervals; infinite for a whole neuron.
         operator: `zero`, `complement_mean`, `dampen` or `dampen:FACTOR`.
         replacement: [K] what `complement_mean` writes.
-        positions: `all` real tokens at every step; `last`, the last prompt token; `prompt`; `generated`; `pooled`, where activations are read.
+        positions: `all` real tokens at every step; `last`, the last prompt token; `prompt`; `generated`; `pooled`, where
+            activations are read.
         pooling: what `pooled` means.
     """
 
@@ -46,7 +47,9 @@ class Intervention:
     pooling: Pooling = "auto"
 
     @classmethod
-    def of(cls, ranges: Ranges, operator: str = "zero", positions: Positions = "all", pooling: Pooling = "auto") -> Intervention:
+    def of(
+        cls, ranges: Ranges, operator: str = "zero", positions: Positions = "all", pooling: Pooling = "auto"
+    ) -> Intervention:
         """The edit that applies an operator to fitted ranges."""
         return cls(
             ranges.site,
@@ -112,7 +115,10 @@ class Dose:
 
 @contextlib.contextmanager
 def edit(
-    model: PreTrainedModel, interventions: Ranges | Intervention | Sequence[Ranges | Intervention], *, operator: str = "zero"
+    model: PreTrainedModel,
+    interventions: Ranges | Intervention | Sequence[Ranges | Intervention],
+    *,
+    operator: str = "zero",
 ) -> Iterator[list[Dose]]:
     """Edit a model's activations during the forward and generate calls inside the block; afterwards the model is as it was.
 
@@ -149,7 +155,9 @@ def edit(
                 raise NeuronLensError(f"the edit of site {item.site} fired {dose.calls} times in {calls} forward calls")
 
 
-def _changer(item: Intervention, dose: Dose, tracker: TokenTracker, model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor]:
+def _changer(
+    item: Intervention, dose: Dose, tracker: TokenTracker, model: PreTrainedModel
+) -> Callable[[torch.Tensor], torch.Tensor]:
     pooling = resolve_pooling(item.pooling, model.config.model_type)
     placed = item
 

@@ -163,8 +163,9 @@ def fit_ranges(
     at = statistics.index(concept)
     ranking = "random" if kind == "random_neurons" else saliency
     neurons = top_set(statistics.saliency(ranking, concept, seed), top)
-    whole = kind == "full" or tau is None
-    if whole:
+    if kind == "full":
+        tau = None
+    if tau is None:
         lower = np.full(len(neurons), -np.inf, dtype=np.float32)
         upper = np.full(len(neurons), np.inf, dtype=np.float32)
     else:
@@ -179,7 +180,7 @@ def fit_ranges(
         ranking,
         top,
         kind,
-        None if whole else tau,
+        tau,
         neurons,
         lower[:, None],
         upper[:, None],
@@ -200,7 +201,9 @@ def sweep_ranges(statistics: SiteStatistics, config: Config) -> list[Ranges]:
                 for tau in taus:
                     for saliency in config.fit.saliency:
                         found.append(
-                            fit_ranges(statistics, concept, saliency=saliency, top=top, kind=kind, tau=tau, seed=config.seed)
+                            fit_ranges(
+                                statistics, concept, saliency=saliency, top=top, kind=kind, tau=tau, seed=config.seed
+                            )
                         )
                     for control in asked.controls:
                         found.append(fit_ranges(statistics, concept, top=top, kind=control, tau=tau, seed=config.seed))
@@ -239,7 +242,9 @@ def statistics_table(statistics: SiteStatistics, seed: int) -> pa.Table:
     """The artifact statistics.parquet: one row per (site, concept, neuron)."""
     neurons = np.arange(statistics.width, dtype=np.int32)
     tables = []
-    for at, (concept, own, rest) in enumerate(zip(statistics.concepts, statistics.moments, statistics.rest, strict=True)):
+    for at, (concept, own, rest) in enumerate(
+        zip(statistics.concepts, statistics.moments, statistics.rest, strict=True)
+    ):
         columns: dict[str, object] = {
             "site": pa.array([str(statistics.site)] * statistics.width),
             "concept": pa.array([concept] * statistics.width),
@@ -291,16 +296,18 @@ def ranges_table(found: Sequence[Ranges]) -> pa.Table:
 def read_ranges(file: Path) -> list[Ranges]:
     """The ranges that the stage `fit` wrote, one per method and concept, in the order they were written."""
     table = read_table(file)
-    keys = list(zip(*(table[name].to_pylist() for name in ("site", "concept", "saliency", "top", "range", "tau")), strict=True))
+    keys = list(
+        zip(*(table[name].to_pylist() for name in ("site", "concept", "saliency", "top", "range", "tau")), strict=True)
+    )
     edges = [i for i in range(len(keys)) if i == 0 or keys[i] != keys[i - 1]] + [len(keys)]
     found = []
     for start, end in pairwise(edges):
         site, concept, saliency, top, kind, tau = keys[start]
         part = table.slice(start, end - start)
-        bounds = [np.array(part[name].to_pylist(), dtype=np.float32) for name in ("lower", "upper")]
+        lower, upper = (np.array(part[name].to_pylist(), dtype=np.float32) for name in ("lower", "upper"))
         others = [part[name].to_numpy() for name in ("dose_target", "dose_complement", "replacement")]
         neurons = part["neuron"].to_numpy().astype(np.int64)
-        found.append(Ranges(Site.parse(site), concept, saliency, top, kind, tau, neurons, *bounds, *others))
+        found.append(Ranges(Site.parse(site), concept, saliency, top, kind, tau, neurons, lower, upper, *others))
     return found
 
 
@@ -315,7 +322,7 @@ def _histogram(values: Floats, low: Array, high: Array) -> npt.NDArray[np.int32]
 
 def _share_inside(values: Floats, lower: Floats, upper: Floats) -> Array:
     inside = (values >= lower[:, None]) & (values <= upper[:, None])
-    return inside.mean(axis=1, dtype=np.float64)
+    return np.asarray(inside.mean(axis=1, dtype=np.float64))
 
 
 def _fixed_lists(rows: npt.NDArray[np.generic]) -> pa.FixedSizeListArray:

@@ -70,12 +70,7 @@ class Moments:
         delta = other.mean - self.mean
         step = delta / n
         m2 = self.m2 + other.m2 + delta * step * a * b
-        m3 = (
-            self.m3
-            + other.m3
-            + delta * step * step * a * b * (a - b)
-            + 3 * step * (a * other.m2 - b * self.m2)
-        )
+        m3 = self.m3 + other.m3 + delta * step * step * a * b * (a - b) + 3 * step * (a * other.m2 - b * self.m2)
         m4 = (
             self.m4
             + other.m4

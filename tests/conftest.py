@@ -1,0 +1,101 @@
+"""What several tests share: tiny checkpoints of every family, a little labelled text, and the example."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+from transformers.utils import logging
+
+from neuronlens.checkpoint import Checkpoint, load_checkpoint
+from neuronlens.dataset import Dataset
+from tests.models import CONCEPTS, WORDS, save_checkpoint
+
+torch.set_num_threads(1)  # xdist runs several workers; tiny models gain nothing from threads
+logging.disable_progress_bar()
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Checkpoints:
+    """Random checkpoints, made at first use and shared by the tests of a worker. Their models must be left as they were found."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.made: dict[str, Checkpoint] = {}
+
+    def __call__(self, family: str, seed: int = 0, **overrides: Any) -> Checkpoint:
+        name = "-".join([family, str(seed), *(f"{key}_{value}" for key, value in sorted(overrides.items()))])
+        if name not in self.made:
+            self.made[name] = load_checkpoint(save_checkpoint(self.folder / name, family, seed, **overrides))
+        return self.made[name]
+
+
+def hooks(model: torch.nn.Module) -> int:
+    """Hooks on all modules of a model, and methods of its instances that stand before their class's."""
+    count = 0
+    for module in model.modules():
+        count += len(module._forward_hooks) + len(module._forward_pre_hooks)
+        count += sum(name in module.__dict__ for name in ("forward", "generate"))
+    return count
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+    """`checkpoints(family)` is a Checkpoint with 3 layers and 16 neurons a site (24 in the MLP)."""
+    return Checkpoints(tmp_path_factory.mktemp("checkpoints"))
+
+
+@pytest.fixture(autouse=True)
+def pristine(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No test may leave a hook on a shared model."""
+    yield
+    if "checkpoints" in request.fixturenames:
+        for name, checkpoint in request.getfixturevalue("checkpoints").made.items():
+            if "model" in checkpoint.__dict__:
+                assert hooks(checkpoint.model) == 0, f"hooks were left on {name}"
+
+
+def sentences(count: int, seed: int = 0, words: range = range(2, 15)) -> list[str]:
+    """Different texts of different length, in words the tiny tokenizers know."""
+    rng = random.Random(seed)
+    found: dict[str, None] = {}
+    while len(found) < count:
+        found[" ".join(rng.choices(WORDS[:40], k=rng.choice(words)))] = None
+    return list(found)
+
+
+def labelled(concepts: tuple[str, ...] = CONCEPTS, *, fit: int = 8, validation: int = 1, test: int = 3) -> Dataset:
+    """Rows of random words, so many of each concept and split."""
+    splits = ["fit"] * fit + ["validation"] * validation + ["test"] * test
+    pairs = [(concept, split) for split in splits for concept in concepts]
+    return Dataset(
+        "topics",
+        list(range(len(pairs))),
+        sentences(len(pairs)),
+        [concept for concept, _ in pairs],
+        [split for _, split in pairs],
+    )
+
+
+@pytest.fixture(scope="session")
+def dataset() -> Dataset:
+    """Four concepts with 8 fit rows, 1 validation row and 3 test rows each."""
+    return labelled()
+
+
+@pytest.fixture(scope="session")
+def example() -> Path:
+    """The example that `neuronlens example` makes, in the git-ignored folder data/example."""
+    from neuronlens.example import make_example
+
+    folder = ROOT / "data" / "example"
+    folder.parent.mkdir(exist_ok=True)
+    with FileLock(folder.with_name("example.lock")):  # several workers start at once
+        make_example(folder)
+    return folder
