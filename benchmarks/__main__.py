@@ -1,0 +1,30 @@
+"""`python -m benchmarks`: print every ratio and write benchmarks/results.json."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from benchmarks import engine
+from neuronlens.artifact import library_versions, write_json
+
+RESULTS = Path(__file__).with_name("results.json")
+
+
+def main() -> None:
+    """Run and report."""
+    torch.set_num_threads(1)  # ratios of one core are steadier than of a shared machine's several
+    results = {}
+    for title, ratios in engine.run():
+        print(title)
+        for ratio in ratios:
+            print(f"  {ratio.name:40s} {ratio.median:6.3f}  [{ratio.low:.3f}, {ratio.high:.3f}]  {ratio.seconds:.3f} s")
+        results[title] = [{key: round(value, 4) if isinstance(value, float) else value for key, value in asdict(r).items()} for r in ratios]
+    write_json(RESULTS, {"results": results, "versions": library_versions()})
+    print(f"written to {RESULTS.relative_to(Path.cwd()) if RESULTS.is_relative_to(Path.cwd()) else RESULTS}")
+
+
+if __name__ == "__main__":
+    main()
