@@ -78,7 +78,7 @@ STAGES: Mapping[str, Stage] = {
             "report",
             "neuronlens.report.page:report",
             ("prepare", "extract", "fit", "evaluate"),
-            ("preset", "fit", "interventions", "evaluate"),
+            ("preset", "checkpoint", "dataset", "extract", "fit", "interventions", "evaluate", "seed"),
         ),
     )
 }

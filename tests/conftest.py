@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from neuronlens.checkpoint import Checkpoint, load_checkpoint
 from neuronlens.dataset import Dataset
+from neuronlens.example import Example, make_example
 from tests.models import CONCEPTS, WORDS, save_checkpoint
 
 torch.set_num_threads(1)  # xdist runs several workers; tiny models gain nothing from threads
@@ -54,11 +55,18 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
 @pytest.fixture(autouse=True)
 def pristine(request: pytest.FixtureRequest) -> Iterator[None]:
     """No test may leave a hook on a shared model."""
+    if "checkpoints" not in request.fixturenames:
+        yield
+        return
+    made = request.getfixturevalue("checkpoints").made
+
+    def count() -> dict[str, int]:
+        return {name: hooks(item.model) for name, item in made.items() if "model" in item.__dict__}
+
+    before = count()
     yield
-    if "checkpoints" in request.fixturenames:
-        for name, checkpoint in request.getfixturevalue("checkpoints").made.items():
-            if "model" in checkpoint.__dict__:
-                assert hooks(checkpoint.model) == 0, f"hooks were left on {name}"
+    left = {name: found for name, found in count().items() if found != before.get(name, 0)}
+    assert not left, f"hooks were left: {left}"
 
 
 def sentences(count: int, seed: int = 0, words: range = range(2, 15)) -> list[str]:
@@ -90,12 +98,9 @@ def dataset() -> Dataset:
 
 
 @pytest.fixture(scope="session")
-def example() -> Path:
+def example() -> Example:
     """The example that `neuronlens example` makes, in the git-ignored folder data/example."""
-    from neuronlens.example import make_example
-
     folder = ROOT / "data" / "example"
     folder.parent.mkdir(exist_ok=True)
     with FileLock(folder.with_name("example.lock")):  # several workers start at once
-        make_example(folder)
-    return folder
+        return make_example(folder)

@@ -5,6 +5,7 @@ statistics by NumPy. It shares no line with the library, so that where the two a
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -26,24 +27,29 @@ DOWN = {"bert": "output.dense", "roberta": "output.dense", "distilbert": "ffn.li
 }
 
 
-def hook(model, family, layer, component, change):
+@contextmanager
+def hooked(model, family, layer, component, change):
     """Hook a site: `change` sees the activations and gives new ones, or None."""
     block = model.get_submodule(BLOCKS[family])[layer]
-    if component == "resid_post":
 
-        def on_output(_, __, out):
-            if isinstance(out, tuple):
-                new = change(out[0])
-                return None if new is None else (new, *out[1:])
-            return change(out)
-
-        return block.register_forward_hook(on_output)
+    def on_output(_, __, out):
+        if isinstance(out, tuple):
+            new = change(out[0])
+            return None if new is None else (new, *out[1:])
+        return change(out)
 
     def on_input(_, args):
         new = change(args[0])
         return None if new is None else (new, *args[1:])
 
-    return block.get_submodule(DOWN[family]).register_forward_pre_hook(on_input)
+    if component == "resid_post":
+        handle = block.register_forward_hook(on_output)
+    else:
+        handle = block.get_submodule(DOWN[family]).register_forward_pre_hook(on_input)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def logits_of(model, ids):
@@ -53,13 +59,17 @@ def logits_of(model, ids):
     return logits[0] if logits.dim() == 3 else logits
 
 
+def deciding(family, ids):
+    """Place of the token that stands for the row: the last one of decoders, the first one of encoders."""
+    return 0 if family in ("bert", "roberta", "distilbert") else len(ids) - 1
+
+
 def activations(model, family, layer, component, ids):
     """The site's activations at the token that stands for the row."""
     seen = []
-    handle = hook(model, family, layer, component, lambda hidden: seen.append(hidden.clone()))
-    logits_of(model, ids)
-    handle.remove()
-    return seen[0][0, -1 if family in ("gpt2", "gpt_neox", "llama", "qwen2", "gemma2") else 0].numpy()
+    with hooked(model, family, layer, component, lambda hidden: seen.append(hidden.clone())):
+        logits_of(model, ids)
+    return seen[0][0, deciding(family, ids)].numpy()
 
 
 def select(target, rest, saliency, top):
@@ -86,20 +96,20 @@ def edited(value, lower, upper, operator, replacement):
     if operator == "zero":
         return 0.0
     if operator == "complement_mean":
-        return replacement
+        return float(replacement)
     if not math.isfinite(upper - lower):
         return 0.0
-    return value * 0.125 * abs(value - (lower + upper) / 2) / ((upper - lower) / 2)
+    return float(value * 0.125 * abs(value - (lower + upper) / 2) / ((upper - lower) / 2))
 
 
 def logits_under_edit(model, family, layer, component, ids, ranges, operator, replacement, positions):
-    """Logits of one row with the edit, how many activations it changed, and how many it looked at."""
+    """Logits of one row with the edit, how many activations it changed, and how many it looked at. positions: all or pooled."""
     changed, looked_at = 0, 0
 
     def change(hidden):
         nonlocal changed, looked_at
         changed, looked_at, new = 0, 0, hidden.clone()
-        for place in range(len(ids)) if positions == "all" else [len(ids) - 1]:
+        for place in range(len(ids)) if positions == "all" else [deciding(family, ids)]:
             for neuron, (lower, upper) in ranges.items():
                 looked_at += 1
                 value = np.float32(hidden[0, place, neuron])
@@ -108,9 +118,8 @@ def logits_under_edit(model, family, layer, component, ids, ranges, operator, re
                     new[0, place, neuron] = edited(float(value), lower, upper, operator, replacement[neuron])
         return new
 
-    handle = hook(model, family, layer, component, change)
-    logits = logits_of(model, ids)
-    handle.remove()
+    with hooked(model, family, layer, component, change):
+        logits = logits_of(model, ids)
     return logits, changed, looked_at
 
 
@@ -138,31 +147,32 @@ def audit(model, family, layer, component, rows, ids, documents, methods, *, pos
         documents: token ids of ordinary texts, for perplexity; none for classifiers.
         methods: (concept, saliency, top, kind, tau, operator).
     """
-    pooled = {
-        concept: np.stack([activations(model, family, layer, component, t) for t, c, s in rows if (c, s) == (concept, "fit")])
-        for concept in ids
-    }
+    site = (model, family, layer, component)
+    fit = {concept: [t for t, own, split in rows if (own, split) == (concept, "fit")] for concept in ids}
+    pooled = {concept: np.stack([activations(*site, tokens) for tokens in fit[concept]]) for concept in ids}
     test = [(tokens, concept) for tokens, concept, split in rows if split == "test"]
+    plain = [answer(logits_of(model, tokens)[-1], ids, scoring, own) for tokens, own in test]
+    plain_losses = [nll(logits_of(model, tokens), tokens) for tokens in documents]
+    predicted = sum(len(tokens) - 1 for tokens in documents)
     results = []
     for concept, saliency, top, kind, tau, operator in methods:
         rest = np.concatenate([values for name, values in pooled.items() if name != concept])
         neurons = select(pooled[concept], rest, saliency, top)
         ranges, replacement = bounds(pooled[concept], neurons, kind, tau), rest.astype(np.float64).mean(axis=0)
         how = (ranges, operator, replacement, positions)
+        passes = [logits_under_edit(*site, tokens, *how) for tokens, _ in test]
+        after = [answer(out[0][-1], ids, scoring, own) for out, (_, own) in zip(passes, test, strict=True)]
         found: dict[str, Any] = {"neurons": neurons, "bounds": list(ranges.values())}
         for group in ("target", "complement"):
-            members = [(tokens, own) for tokens, own in test if (own == concept) == (group == "target")]
-            plain = [answer(logits_of(model, tokens)[-1], ids, scoring, own) for tokens, own in members]
-            passes = [logits_under_edit(model, family, layer, component, tokens, *how) for tokens, _ in members]
-            after = [answer(out[0][-1], ids, scoring, own) for out, (_, own) in zip(passes, members, strict=True)]
+            members = [i for i, (_, own) in enumerate(test) if (own == concept) == (group == "target")]
             for at, measure in enumerate(("accuracy", "confidence")):
-                found[f"base_{group}_{measure}"] = float(np.mean([one[at] for one in plain]))
-                found[f"{group}_{measure}"] = float(np.mean([one[at] for one in after]))
-            found[f"dose_{group}"] = sum(out[1] for out in passes) / sum(out[2] for out in passes)
+                found[f"base_{group}_{measure}"] = float(np.mean([plain[i][at] for i in members]))
+                found[f"{group}_{measure}"] = float(np.mean([after[i][at] for i in members]))
+            found[f"dose_{group}"] = sum(passes[i][1] for i in members) / sum(passes[i][2] for i in members)
         if documents:
-            count = sum(len(tokens) - 1 for tokens in documents)
-            losses = [nll(logits_under_edit(model, family, layer, component, d, *how)[0], d) for d in documents]
-            found["perplexity"] = math.exp(sum(losses) / count)
-            found["base_perplexity"] = math.exp(sum(nll(logits_of(model, d), d) for d in documents) / count)
+            losses = [nll(logits_under_edit(*site, tokens, *how)[0], tokens) for tokens in documents]
+            found["perplexity"], found["base_perplexity"] = (
+                math.exp(sum(part) / predicted) for part in (losses, plain_losses)
+            )
         results.append(found)
     return results

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from neuronlens.artifact import write_table
 from neuronlens.checkpoint import Checkpoint, default_device, open_checkpoint
-from neuronlens.config import Config
+from neuronlens.config import Config, Positions
 from neuronlens.dataset import Dataset, read_dataset, read_documents
 from neuronlens.evaluation.scoring import RowScores, document_losses, perplexity, score_rows
 from neuronlens.evaluation.uncertainty import bootstrap_means, interval, wilson
@@ -31,8 +31,8 @@ class Method:
     """Ranges and what is done in them: one row of results.parquet."""
 
     ranges: Ranges
-    operator: str
-    positions: str
+    operator: str = "zero"
+    positions: Positions = "all"
 
     @property
     def name(self) -> str:
@@ -76,11 +76,19 @@ def evaluate(config: Config, inputs: Mapping[str, Path], out: Path) -> dict[str,
 
 
 def evaluate_methods(
-    checkpoint: Checkpoint, dataset: Dataset, methods: Sequence[Method], config: Config
+    checkpoint: Checkpoint, dataset: Dataset, methods: Sequence[Method], config: Config | None = None
 ) -> tuple[pa.Table, RowScores]:
-    """results.parquet as a table, and the scores of the single rows behind it."""
+    """Measure methods on the test rows.
+
+    Args:
+        config: how rows become tokens, how they are scored, and the auxiliary text; the defaults unless told otherwise.
+
+    Returns:
+        results.parquet as a table, one row per method, and the scores of the single rows behind it.
+    """
+    config = config or Config()
     edits = [
-        Intervention.of(method.ranges, method.operator, config.interventions.positions, config.extract.pooling)
+        Intervention.of(method.ranges, method.operator, method.positions, config.extract.pooling)
         for method in methods
     ]
     scores = score_rows(

@@ -7,9 +7,22 @@ overlapping activation ranges, which is what the audit is about.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 TOPICS = ("sports", "finance", "science", "health", "politics", "technology")
+
+
+def _split(table: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    return {key: tuple(words.split()) for key, words in table.items()}
+
+
+def _by_topic(table: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Topic -> words, from a table whose keys name several topics."""
+    return {
+        topic: tuple(word for topics, words in table.items() if topic in topics.split() for word in words.split())
+        for topic in TOPICS
+    }
+
 
 # Words by the topics that share them. Everything in the tables is a singular countable noun, since the sentence
 # patterns put "the", "this" or an adjective in front of it.
@@ -20,11 +33,11 @@ _SHARED_THINGS = {
     "sports politics": "race court draft bench rally campaign whip",
     "sports technology": "net server drive replay launch hook",
     "finance science": "bond yield inflation deposit ratio compound",
-    "finance health": "depression premium shock claim dependency",
+    "finance health": "depression premium shock claim relief",
     "finance politics": "budget tax treasury tariff union subsidy house",
     "finance technology": "token exchange account ledger wallet option",
     "science health": "tissue dose sample gene nerve outbreak",
-    "science politics": "chamber pole wave body mandate",
+    "science politics": "chamber pole wave body vacuum",
     "science technology": "current circuit signal mouse laser battery",
     "health politics": "crisis cabinet organ ward constitution commission",
     "health technology": "screen monitor patch memory scan implant",
@@ -50,8 +63,6 @@ _OWN_THINGS = {
     "politics": "election parliament ballot coalition treaty amendment senate referendum embassy",
     "technology": "laptop browser algorithm database keyboard website processor update password",
 }
-_NEUTRAL_THINGS = "story letter question meeting plan picture garden street photograph answer idea visit window kitchen bus"
-
 _SHARED_PEOPLE = {
     "sports finance technology": "manager",
     "sports politics": "captain agent judge official",
@@ -76,20 +87,22 @@ _OWN_PEOPLE = {
     "politics": "senator minister mayor",
     "technology": "programmer developer designer",
 }
-_NEUTRAL_PEOPLE = "neighbour visitor reporter colleague teacher driver writer"
-
-
-def _split(table: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    return {key: tuple(words.split()) for key, words in table.items()}
-
-
-def _by_topic(table: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]:
-    return {topic: tuple(word for key, words in table.items() if topic in key.split() for word in words) for topic in TOPICS}
+_NEUTRAL_WORDS = {
+    "thing": "story letter question meeting plan picture garden street photograph answer idea visit window kitchen bus",
+    "person": "neighbour visitor reporter colleague teacher driver writer",
+    "name": "Maria Daniel Aisha Tomas Ingrid Samuel Mei Oscar Leila Victor Hannah Ravi",
+    "place": "Lisbon Toronto Nairobi Oslo Kyoto Dublin Chicago Warsaw Lima Perth",
+    "count": "two three four five six seven ten twenty",
+    "unit": "days weeks months hours years",
+    "adj": "new large small difficult careful sudden familiar strange quiet recent second final",
+    "do": "change follow explain delay question describe review improve miss watch support replace",
+    "did": "changed followed explained delayed questioned described reviewed improved missed watched supported replaced",
+}
 
 
 SHARED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "thing": _by_topic(_split(_SHARED_THINGS)),
-    "person": _by_topic(_split(_SHARED_PEOPLE)),
+    "thing": _by_topic(_SHARED_THINGS),
+    "person": _by_topic(_SHARED_PEOPLE),
 }
 """Slot -> topic -> words which that topic shares with one or two others."""
 
@@ -97,22 +110,13 @@ OWN: Mapping[str, Mapping[str, tuple[str, ...]]] = {"thing": _split(_OWN_THINGS)
 """Slot -> topic -> words of that topic alone (they stray into texts of other topics too, only less often)."""
 
 NEUTRAL: Mapping[str, tuple[str, ...]] = {
-    "thing": tuple(_NEUTRAL_THINGS.split()),
-    "person": tuple(_NEUTRAL_PEOPLE.split()),
-    "name": tuple("Maria Daniel Aisha Tomas Ingrid Samuel Mei Oscar Leila Victor Hannah Ravi".split()),
-    "place": tuple("Lisbon Toronto Nairobi Oslo Kyoto Dublin Chicago Warsaw Lima Perth".split()),
+    **_split(_NEUTRAL_WORDS),
     "when": (
         "last week", "this morning", "in March", "on Tuesday", "over the weekend", "a year ago", "late at night",
         "in the autumn", "before noon", "earlier this month",
     ),
-    "count": tuple("two three four five six seven ten twenty".split()),
-    "unit": tuple("days weeks months hours years".split()),
-    "adj": tuple("new large small difficult careful sudden familiar strange quiet recent second final".split()),
-    "do": tuple("change follow explain delay question describe review improve miss watch support replace".split()),
-    "did": tuple("changed followed explained delayed questioned described reviewed improved missed watched supported "
-                 "replaced".split()),
 }  # fmt: skip
-"""Slot -> words that carry no topic. ``did`` serves as past tense and as participle: all the verbs are regular."""
+"""Slot -> words that carry no topic. `did` serves as past tense and as participle: all the verbs are regular."""
 
 PATTERNS = (
     "the {thing} was {did} after the {thing} {when}.",
@@ -140,7 +144,7 @@ PATTERNS = (
     "{count} {unit} later the {thing} had {did} the {adj} {thing}.",
     "the report on the {thing} {did} the {person} more than the {thing}.",
 )  # fmt: skip
-"""Sentences with slots, first letter in lower case; a slot is a key of ``NEUTRAL``."""
+"""Sentences with slots, first letter in lower case; a slot is a key of `NEUTRAL`."""
 
 EVERYDAY = (
     "it rained in {place} {when}, and the {person} stayed at home.",

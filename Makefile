@@ -1,0 +1,50 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+# Nothing tells anybody that it ran, and tokenizers do not warn about the processes of a parallel test run.
+export DO_NOT_TRACK := true
+export HF_HUB_DISABLE_TELEMETRY := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export TOKENIZERS_PARALLELISM := false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup audit check test bench
+
+help: ## Show this list.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready ## Make .venv, with everything pinned in requirements.lock and NeuronLens on top.
+
+audit: setup ## Make the embedded example and audit it into audits/example.
+	neuronlens example
+	neuronlens audit --out audits/example
+
+check: setup ## Lint, types and the order of the floors.
+	ruff check .
+	mypy
+	lint-imports
+
+test: check ## All tests, after the checks.
+	pytest
+
+bench: setup ## Measure, and print what the documentation quotes.
+	python -m benchmarks
+
+# uv installs in seconds what takes pip minutes. It does not read pip's configuration, so mirrors, wheel folders and
+# certificates that pip has been told of are handed on; where it cannot do the job, pip does.
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3")'
+	$(PYTHON) -m venv $(VENV)
+	@told() { $(BIN)/python -m pip config list | sed -n "s/^[^=]*\.$$1='\(.*\)'$$/\1/p" | sed 's/\\n/ /g' | head -n 1; }; \
+	export UV_INDEX_STRATEGY="$${UV_INDEX_STRATEGY-unsafe-best-match}"; \
+	links=$$(told find-links | tr -s ' ' ','); [ -z "$$links" ] || export UV_FIND_LINKS="$${UV_FIND_LINKS-$$links}"; \
+	index=$$(told index-url); [ -z "$$index" ] || export UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX-$$index}"; \
+	extra=$$(told extra-index-url); [ -z "$$extra" ] || export UV_INDEX="$${UV_INDEX-$$extra}"; \
+	cert=$$(told cert); [ -z "$$cert" ] || export SSL_CERT_FILE="$${SSL_CERT_FILE-$$cert}"; \
+	set -x; \
+	{ pip install --quiet $$(grep '^uv==' requirements.lock) && uv pip install --quiet --python $(BIN)/python -r requirements.lock; } \
+		|| pip install --quiet -r requirements.lock
+	pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,177 @@
+"""The command line, one thin function per verb. What takes time to import is imported inside the verbs, so that help is instant."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from io import TextIOWrapper
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.environment import set_environment
+from neuronlens.errors import ConfigError, NeuronLensError, did_you_mean
+
+if TYPE_CHECKING:
+    from neuronlens.config import Config
+
+app = typer.Typer(
+    help="Audit transformer checkpoints by the activation ranges of their neurons.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Params = Annotated[
+    Path | None, typer.Option("--params", metavar="FILE", help="Parameters; ./params.yaml where there is one.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="SECTION.KEY=VALUE", help="One parameter, such as interventions.tau=[2.0,2.5]; repeatable."
+    ),
+]
+
+
+# typer's own --help imports pydantic on the way to a verb's help (0.2 s), a plain flag does not
+@app.callback(invoke_without_command=True, add_help_option=False)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    show_help: Annotated[bool, typer.Option("--help", help="Show this message and exit.")] = False,
+) -> None:
+    """Audit transformer checkpoints by the activation ranges of their neurons."""
+    if version:
+        from importlib.metadata import version as version_of
+
+        typer.echo(f"neuronlens {version_of('neuronlens')}")
+        raise typer.Exit
+    if show_help or context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=not show_help)
+        raise typer.Exit(0 if show_help else 2)
+
+
+@app.command()
+def audit(
+    checkpoint: Annotated[
+        str | None, typer.Option(metavar="PATH|HUB_ID[@REV]", help="Folder of a checkpoint, or its hub id.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(metavar="FILE|hub:ID", help="Labelled text: Parquet, CSV, JSON Lines, or a hub id.")
+    ] = None,
+    text: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column with the text.")] = None,
+    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column with the concept.")] = None,
+    split: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column with the split.")] = None,
+    params: Params = None,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where the audit goes; audits/ID unless told otherwise.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print audit.json and nothing else on stdout.")] = False,
+    no_flow: Annotated[bool, typer.Option("--no-flow", help="Run without Prefect's engine.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Compute the stages that are current, too.")] = False,
+) -> None:
+    """Audit a checkpoint on labelled text and write a report."""
+    from flows import console
+    from flows.engine import run_audit
+    from neuronlens.stages import audit_id
+
+    flags = {
+        "checkpoint.path": checkpoint,
+        "dataset.path": dataset,
+        "dataset.text": text,
+        "dataset.label": label,
+        "dataset.split": split,
+    }
+    config = _config(params, overrides, flags)
+    folder = out or Path("audits") / audit_id(config)
+    console.show_stages(sys.stderr if as_json else sys.stdout)
+    run_audit(config, folder, use_flow=not no_flow, force=force)
+    report = folder / "report"
+    if as_json:
+        typer.echo((report / "audit.json").read_bytes(), nl=False)
+    else:
+        console.show_results(report / "audit.json")
+        typer.echo(f"\n{report / 'report.html'}")
+
+
+@app.command()
+def example(
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where it goes.")] = Path("data/example"),
+) -> None:
+    """Make the embedded example: labelled text and two small models."""
+    from neuronlens.example import make_example
+
+    make_example(out, progress=lambda line: typer.echo(line, err=True))
+    typer.echo(out)
+
+
+@app.command()
+def stage(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="prepare, extract, fit, evaluate or report.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the audit.")],
+    params: Params = None,
+    overrides: Overrides = None,
+) -> None:
+    """Bring one stage of an audit up to date, as `dvc repro` does."""
+    from flows import console
+    from flows.engine import run_one
+    from neuronlens.stages import STAGES
+
+    if name not in STAGES:
+        raise ConfigError(f"unknown stage {name!r}", cure=did_you_mean(name, STAGES))
+    console.show_stages(sys.stdout)
+    run_one(name, _config(params, overrides), out)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The console entry: run a verb and turn what it raises into an exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    set_environment()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a minus sign must not end an audit where output is ASCII
+    resume = shlex.join(["neuronlens", *(word for word in arguments if word != "--force")])
+    try:
+        code = app(args=list(arguments), prog_name="neuronlens", standalone_mode=False) or 0  # a verb returns None
+    except typer.TyperException as error:
+        _complain(f"{error.format_message()} See neuronlens --help.")
+        return 2
+    except NeuronLensError as error:
+        _complain(str(error))
+        return error.exit_code
+    except Exception:
+        traceback.print_exc()
+        _complain(f"the run broke; what is finished is kept. To resume: {resume}")
+        return 3
+    if code == 130:
+        _complain(f"interrupted; what is finished is kept. To resume: {resume}")
+    return code
+
+
+def _complain(message: str) -> None:
+    typer.echo(f"neuronlens: {' '.join(message.split())}", err=True)
+
+
+def _config(
+    params: Path | None, overrides: Sequence[str] | None, flags: Mapping[str, str | None] | None = None
+) -> Config:
+    """The configuration that file, flags and --set make together; flags are strings, never YAML."""
+    from neuronlens.config import load_config
+
+    default = Path("params.yaml")
+    given = {key: value for key, value in (flags or {}).items() if value is not None}
+    sets = [f"{key}={_quoted(value)}" for key, value in given.items()]
+    if "checkpoint.path" in given:
+        sets.append("checkpoint.revision=null")  # the file's revision is one of the file's checkpoint
+    return load_config(params or (default if default.is_file() else None), [*sets, *(overrides or [])])
+
+
+def _quoted(text: str) -> str:
+    """A string as YAML that is read back as that string, whatever it looks like."""
+    import yaml
+
+    return yaml.safe_dump(text, default_style='"', width=sys.maxsize).strip()

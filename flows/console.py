@@ -1,0 +1,81 @@
+"""What the command line prints: a line per stage, and the results as a table."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+
+from flows.engine import log
+from neuronlens.report.table import KIND_NAMES, Interval, ResultRow, result_rows
+from neuronlens.report.text import count, number, points, significant, visible
+
+
+def show_stages(stream: TextIO) -> None:
+    """Write a line to `stream` for every stage that ends."""
+    logging.raiseExceptions = False  # a reader that has gone away, such as head, does not end the audit
+    log.handlers = [logging.StreamHandler(stream)]
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+def show_results(file: Path) -> None:
+    """Print the main rows of an audit.json; its warnings go to stderr."""
+    audit: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    rows = result_rows(audit)
+    table = _table(rows)
+    console = Console(highlight=False, markup=False)
+    # rich would shorten the cells of a table that is wider than the terminal; better that the terminal wraps its lines
+    natural = Measurement.get(console, console.options.update(max_width=1000), table).maximum
+    console.width = max(console.width, natural)
+    console.print("", _caption(rows, audit), "", table, sep="\n")
+    for warning in audit["trust"]["warnings"]:
+        sys.stderr.write(f"warning: {visible(warning)}\n")
+
+
+def _caption(rows: Sequence[ResultRow], audit: Mapping[str, Any]) -> str:
+    base = audit["base"]
+    known = f"unedited: accuracy {points(base['accuracy'])} % of {count(base['n'], 'test row')}"
+    if rows and rows[0].base_perplexity is not None:
+        known += f", perplexity (ppl) {significant(rows[0].base_perplexity)}"
+    top = ", ".join(dict.fromkeys(f"{row.top:g}" for row in rows))
+    tau = ", ".join(dict.fromkeys(f"{row.tau:g}" for row in rows if row.tau is not None)) or "none"
+    operator = ", ".join(dict.fromkeys(row.operator for row in rows))
+    return (
+        f"{known}\nedited (top {top}, tau {tau}, {operator}): drops of accuracy in percentage points,\n"
+        f"means of {count(len(base['concepts']), 'concept')} [95 % interval]"
+    )
+
+
+def _table(rows: Sequence[ResultRow]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    measured = any(row.perplexity is not None for row in rows)
+    for name in ("", "ranked by"):
+        table.add_column(name, no_wrap=True)
+    for name in ("target", "others", "selectivity", *(["ppl"] if measured else [])):
+        table.add_column(name, justify="right", no_wrap=True)
+    for site, group in groupby(rows, key=lambda row: row.site):
+        table.add_row(site, style="bold")
+        for row in group:
+            cells = [
+                _drop(row.target_drop, row.target_drop_interval),
+                _drop(row.complement_drop, row.complement_drop_interval),
+                _drop(row.selectivity, row.selectivity_interval),
+                *([significant(row.perplexity)] if measured else []),
+            ]
+            table.add_row(KIND_NAMES[row.range], row.saliency, *cells)
+    return table
+
+
+def _drop(value: float, interval: Interval | None) -> str:
+    """In percentage points. The ends of the interval are whole points, so that a row fits into 80 columns."""
+    between = f" [{number(100 * interval[0], 0)}, {number(100 * interval[1], 0)}]" if interval else ""
+    return points(value) + between

@@ -1,0 +1,79 @@
+"""How stages are run: by Prefect's engine, or without it. Prefect is imported only where it is used."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from flows.environment import set_environment
+from neuronlens import artifact
+from neuronlens.config import Config
+from neuronlens.errors import UserError
+from neuronlens.stages import STAGES, Outcome, run_stage, stage_inputs, stage_params, why_not_current
+
+log = logging.getLogger("neuronlens.audit")
+
+
+def run_audit(config: Config, folder: Path, *, use_flow: bool = True, force: bool = False) -> list[Outcome]:
+    """Bring every stage of the audit in `folder` up to date.
+
+    Args:
+        use_flow: run as a Prefect flow; the artifacts are the same without.
+        force: compute the stages that are current, too.
+
+    Raises:
+        UserError: the configuration, the data or the checkpoint cannot be audited, or `folder` holds somebody else's files.
+    """
+    for name in STAGES:
+        _refuse_foreign_files(folder, name)
+    if not use_flow:
+        return in_order(lambda name: run_stage(name, config, folder, force=force))
+    _check_early(config, folder)
+    set_environment()
+    from flows.server import prefect_api
+
+    with prefect_api():
+        from flows.audit import audit_flow
+
+        return audit_flow(config, folder, force)
+
+
+def run_one(name: str, config: Config, folder: Path) -> Outcome:
+    """Bring one stage of the audit in `folder` up to date."""
+    _refuse_foreign_files(folder, name)
+    return _logged(run_stage(name, config, folder))
+
+
+def in_order(run: Callable[[str], Outcome]) -> list[Outcome]:
+    """Call `run` with the name of each stage in turn; every outcome is logged as soon as it is there."""
+    return [_logged(run(name)) for name in STAGES]
+
+
+def _logged(outcome: Outcome) -> Outcome:
+    spent = f" in {outcome.seconds:.1f} s" if outcome.outcome == "computed" else ""
+    log.info("%-8s  %s%s: %s", outcome.stage, outcome.outcome, spent, outcome.reason)
+    return outcome
+
+
+def _check_early(config: Config, folder: Path) -> None:
+    """Tell a mistake at once instead of after the start of the engine."""
+    stage = STAGES["prepare"]
+    inputs = stage_inputs(stage, config, folder)
+    if why_not_current(stage, inputs, stage_params(stage, config), folder / stage.name) is not None:
+        from neuronlens.prepare import check
+
+        check(config)
+
+
+def _refuse_foreign_files(folder: Path, stage: str) -> None:
+    """A stage replaces its folder as a whole, so it must not meet one that NeuronLens did not write."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError("is a file", where=str(folder), cure="Name a folder with --out.")
+    taken = folder / stage
+    if taken.exists() and not (taken / artifact.MANIFEST).exists():
+        raise UserError(
+            f"is no artifact of NeuronLens, and the stage {stage} would replace it",
+            where=str(taken),
+            cure="Name another folder with --out, or delete it.",
+        )

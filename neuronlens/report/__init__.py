@@ -1,0 +1,1 @@
+"""The report: one page for people, one document for programs."""

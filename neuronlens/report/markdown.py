@@ -1,0 +1,60 @@
+"""summary.md: an audit in at most ten lines, for a terminal or a comment on a pull request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from neuronlens.report.table import KIND_NAMES, main_summaries
+from neuronlens.report.text import code, count, markdown, points, points_between, significant
+
+LINES = 10
+
+
+def summary_markdown(audit: Mapping[str, Any]) -> str:
+    """The lines: what was audited, what was found, the deepest site's main methods, what to be wary of."""
+    return "\n".join(list(_lines(audit))[:LINES]) + "\n"
+
+
+def _lines(audit: Mapping[str, Any]) -> Iterator[str]:
+    checkpoint, dataset, trust = audit["checkpoint"], audit["dataset"], audit["trust"]
+    yield (
+        f"{code(checkpoint['name'])} ({checkpoint['fingerprint'][:8]}) on {code(dataset['name'])}: "
+        f"{count(len(dataset['rows']), 'concept')}, {count(len(audit['sites']), 'site')}, preset {audit['preset']}"
+    )
+    for finding in audit["findings"]:
+        if finding["claim"] == "known":
+            yield f"- {finding['sentence']}"
+    yield from _verdicts(audit)
+    yield from _methods(audit)
+    wary = [*trust["warnings"]]
+    if trust["no_op_difference"] or trust["suffix_difference"]:
+        wary.insert(0, "an edit that does nothing changed the logits")
+    if wary:
+        yield f"- **Beware**: {count(len(wary), 'warning')}, first: {markdown(wary[0])}"
+
+
+def _verdicts(audit: Mapping[str, Any]) -> Iterator[str]:
+    """One line per claim: its verdicts counted over settings and sites."""
+    for claim, words in audit["claims"].items():
+        found = [finding["verdict"] for finding in audit["findings"] if finding["claim"] == claim]
+        if claim != "known" and found:
+            told = ", ".join(
+                f"{verdict} {found.count(verdict)}"
+                for verdict in ("holds", "contradicted", "not decided")
+                if verdict in found
+            )
+            yield f"- {words}: {told} (of {count(len(found), 'comparison')})"
+
+
+def _methods(audit: Mapping[str, Any]) -> Iterator[str]:
+    """The first setting's selectivity at the deepest site, method by method."""
+    last, setting = audit["sites"][-1]["site"], audit["settings"][0]
+    told = [
+        f"{KIND_NAMES[row['range']]} {points(row['selectivity'])} {points_between(row['selectivity_low'], row['selectivity_high'])}"
+        + (f" at {significant(row['perplexity_ratio'])} x perplexity" if row["perplexity_ratio"] is not None else "")
+        for row in main_summaries(audit)
+        if row["site"] == last and row["top"] == setting["top"] and row["saliency"] in (setting["saliency"], "random")
+    ]
+    if told:
+        yield f"- Selectivity in points at {last}, {setting['name']} setting: {'; '.join(told)}"

@@ -1,0 +1,56 @@
+"""The numbers and rows that other tools show: `dvc metrics diff`, `dvc plots`, experiment trackers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from neuronlens.report.table import KIND_NAMES, main_summaries
+
+_PER_METHOD = (
+    "target_accuracy_drop",
+    "complement_accuracy_drop",
+    "selectivity",
+    "dose_target",
+    "dose_complement",
+    "perplexity_ratio",
+)
+_PLOTTED = ("site", "concept", "method", "range", "saliency", "top", "tau", "operator", "positions")
+_DRAWN = (
+    "target_accuracy_drop",
+    "complement_accuracy_drop",
+    "selectivity",
+    "target_confidence_drop",
+    "complement_confidence_drop",
+)
+
+
+def metrics(audit: Mapping[str, Any]) -> dict[str, float]:
+    """Flat name -> number, few enough to be read in a diff. What was not measured is left out.
+
+    The main methods' numbers are those of the deepest site; `best/...` is the highest mean selectivity of all sites and settings, which
+    chance favours the more of them there are.
+    """
+    found: dict[str, float | None] = {"base/accuracy": audit["base"]["accuracy"]}
+    found |= {f"base/accuracy/{row['concept']}": row["accuracy"] for row in audit["base"]["concepts"]}
+    last = audit["sites"][-1]["site"]
+    for row in main_summaries(audit):
+        found["base/perplexity"] = row["base_perplexity"]
+        if row["site"] == last:
+            found |= {f"{row['range']}/{row['saliency']}/{name}": row[name] for name in _PER_METHOD}
+    for kind in KIND_NAMES:
+        own = [row["selectivity"] for row in audit["summary"] if row["range"] == kind]
+        found[f"best/{kind}/selectivity"] = max(own, default=None)
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def plot_rows(audit: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """File name -> rows with the columns that `dvc plots` can draw: every method by concept, and as means over concepts."""
+    by_concept = [*_PLOTTED, *_DRAWN]
+    return {
+        "concepts": [{name: row[name] for name in by_concept} for row in audit["results"]],
+        "methods": [
+            {name: row[name] for name in (*by_concept, "perplexity_ratio") if name != "concept"}
+            for row in audit["summary"]
+        ],
+    }

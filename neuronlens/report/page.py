@@ -1,0 +1,92 @@
+"""The stage `report`: one static page for people, audit.json for programs, and the small files that other tools show."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from neuronlens.artifact import write_json
+from neuronlens.config import Config
+from neuronlens.report import text, theme, view
+from neuronlens.report.document import audit_document
+from neuronlens.report.findings import SALIENCY_WORDS
+from neuronlens.report.markdown import summary_markdown
+from neuronlens.report.metrics import metrics, plot_rows
+from neuronlens.report.neurons import cards_of
+from neuronlens.report.table import KIND_NAMES
+
+
+def report(config: Config, inputs: Mapping[str, Path], out: Path) -> dict[str, object]:
+    """The stage: report.html, audit.json, summary.md, metrics.json, plots/.
+
+    Args:
+        inputs: `prepare`, `extract`, `fit` and `evaluate`, the folders of those stages.
+        out: an empty folder.
+
+    Returns:
+        Facts for the manifest.
+    """
+    audit = audit_document(config, inputs)
+    write_json(out / "audit.json", audit)
+    write_json(out / "metrics.json", metrics(audit))
+    (out / "plots").mkdir()
+    for name, rows in plot_rows(audit).items():
+        write_json(out / "plots" / f"{name}.json", rows)
+    (out / "summary.md").write_text(summary_markdown(audit), encoding="utf-8")
+    (out / "report.html").write_text(html(audit), encoding="utf-8")
+    verdicts = [finding["verdict"] for finding in audit["findings"]]
+    return {
+        "verdicts": {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))},
+        "warnings": audit["trust"]["warnings"],
+        "seed": config.seed,
+    }
+
+
+def html(audit: Mapping[str, Any]) -> str:
+    """The page. Text from data is escaped by Jinja, after every invisible character in it has been spelt out."""
+    environment = Environment(
+        loader=PackageLoader("neuronlens.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown,
+    )
+    environment.filters |= {
+        "points": text.points,
+        "between": text.points_between,
+        "number": text.number,
+        "significant": text.significant,
+        "plain": "{:g}".format,
+        "count": text.count,
+    }
+    style = theme.variables() + environment.get_template("report.css").render()
+    cards = cards_of(audit)
+    concepts, concepts_unlisted = view.concept_rows(audit)
+    return environment.get_template("report.html").render(
+        audit=audit,
+        style=Markup(style),
+        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        claims=view.claims(audit),
+        main=view.main_rows(audit),
+        panels=view.effects_panels(audit),
+        concepts=concepts,
+        concepts_unlisted=concepts_unlisted,
+        neurons=view.neuron_panels(cards),
+        cards=cards,
+        kind_names=KIND_NAMES,
+        saliency_words=SALIENCY_WORDS,
+        infinite=math.inf,
+        svg=Markup,  # charts alone: their text is ours, their elements are checked
+    )
+
+
+def _shown(value: object) -> object:
+    return text.visible(value, limit=2000) if isinstance(value, str) and not isinstance(value, Markup) else value

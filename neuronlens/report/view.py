@@ -1,0 +1,169 @@
+"""What the page shows of an audit: which sites, methods, concepts and neurons are drawn, and the charts themselves.
+
+A page holds what a person can look at. What is left out is counted, said on the page, and kept in audit.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from neuronlens.report.neurons import Card
+from neuronlens.report.plots import effects_chart, histogram_chart, merged
+from neuronlens.report.table import is_main, main_summaries
+
+Row = Mapping[str, Any]
+
+SITES_DRAWN = 6
+METHODS_DRAWN = 60
+CONCEPTS_DRAWN = 8
+ROWS_LISTED = 240
+
+
+@dataclass(frozen=True)
+class EffectsPanel:
+    """A site's scatter: its chart, the main methods for the caption, the methods drawn, and how many were left out."""
+
+    site: str
+    svg: str
+    main: Sequence[Row]
+    rows: Sequence[Row]
+    left_out: int
+
+
+@dataclass(frozen=True)
+class NeuronPanel:
+    """A neuron's histogram: its card, chart, and the bins drawn as (from, to, target rows, complement rows)."""
+
+    card: Card
+    svg: str
+    bins: Sequence[tuple[float, float, int, int]]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim at one setting (the `place`-th; 0: none): how often it holds, and the findings spelt out."""
+
+    claim: str
+    setting: Row | None
+    place: int
+    verdicts: Mapping[str, int]
+    findings: Sequence[Row]
+
+
+def claims(audit: Row) -> list[Claim]:
+    """Findings grouped by setting, then claim, in their fixed order."""
+    settings = {setting["name"]: setting for setting in audit["settings"]}
+    places = [None, *settings]
+    groups: dict[tuple[str | None, str], list[Row]] = {}
+    for finding in audit["findings"]:
+        groups.setdefault((finding["setting"], finding["claim"]), []).append(finding)
+    return [
+        Claim(
+            claim,
+            settings.get(setting or ""),
+            places.index(setting),
+            {
+                verdict: count
+                for verdict in ("holds", "contradicted", "not decided")
+                if (count := sum(finding["verdict"] == verdict for finding in found))
+            },
+            found,
+        )
+        for (setting, claim), found in groups.items()
+    ]
+
+
+def spread(names: Sequence[str], limit: int) -> list[str]:
+    """At most `limit` of the names, evenly spaced with the first and the last among them."""
+    if len(names) <= limit:
+        return list(names)
+    return [names[round(i * (len(names) - 1) / (limit - 1))] for i in range(limit)]
+
+
+def effects_panels(audit: Row) -> list[EffectsPanel]:
+    """One panel per site drawn, all on the same axes."""
+    main = {(row["site"], row["method"]) for row in main_summaries(audit)}
+    drawn: dict[str, list[Row]] = {}
+    total: dict[str, int] = {}
+    for site in spread([row["site"] for row in audit["sites"]], SITES_DRAWN):
+        own = [row for row in audit["summary"] if row["site"] == site]
+        first = sorted(
+            own, key=lambda row: (row["site"], row["method"]) not in main
+        )  # stable: main methods, then the sweep's order
+        drawn[site], total[site] = first[:METHODS_DRAWN], len(own)
+    points = {site: [_point(row, audit, main) for row in rows] for site, rows in drawn.items()}
+    ends = [
+        value
+        for rows in points.values()
+        for row in rows
+        for name, value in row.items()
+        if name.startswith(("target", "complement")) and value is not None and (row["main"] or name in _CENTRES)
+    ]
+    low, high = min([0.0, *ends]), max([5.0, *ends])
+    return [
+        EffectsPanel(
+            site,
+            effects_chart(points[site], low, high),
+            [row for row in rows if (site, row["method"]) in main],
+            rows,
+            total[site] - len(rows),
+        )
+        for site, rows in drawn.items()
+    ]
+
+
+def main_rows(audit: Row) -> dict[str, list[Row]]:
+    """Site -> the means of its main methods."""
+    found: dict[str, list[Row]] = {}
+    for row in main_summaries(audit):
+        found.setdefault(row["site"], []).append(row)
+    return found
+
+
+def concept_rows(audit: Row) -> tuple[dict[str, list[Row]], int]:
+    """Site -> its main methods' rows, concept by concept, for the sites drawn as far as they fit; and how many rows are not listed."""
+    mine = [row for row in audit["results"] if is_main(row, audit)]
+    order = {row["method"]: place for place, row in enumerate(main_summaries(audit))}
+    listed: dict[str, list[Row]] = {}
+    room = ROWS_LISTED
+    for site in reversed(spread([row["site"] for row in audit["sites"]], SITES_DRAWN)):  # the deepest first
+        own = sorted(
+            (row for row in mine if row["site"] == site), key=lambda row: (str(row["concept"]), order[row["method"]])
+        )
+        listed[site] = own[:room]
+        room -= len(listed[site])
+    return {site: rows for site, rows in listed.items() if rows}, len(mine) - sum(map(len, listed.values()))
+
+
+def neuron_panels(cards: Mapping[str, Sequence[Card]]) -> dict[str, list[NeuronPanel]]:
+    """Concept -> panels of its most selective neurons, for the concepts drawn."""
+    return {
+        concept: [NeuronPanel(card, histogram_chart(card), _bins(card)) for card in cards[concept]]
+        for concept in spread(sorted(cards), CONCEPTS_DRAWN)
+    }
+
+
+_CENTRES = ("target", "complement")
+_TAGS = {"reference": "R", "contrastive": "C", "fallback": "F"}
+
+
+def _point(row: Row, audit: Row, main: set[tuple[str, str]]) -> dict[str, Any]:
+    names = [setting["name"] for setting in audit["settings"] if setting["saliency"] == row["saliency"]]
+    point: dict[str, Any] = {
+        "kind": row["range"],
+        "main": (row["site"], row["method"]) in main,
+        "tag": _TAGS[names[0]] if names else "",
+    }
+    for group in _CENTRES:
+        for end in ("", "_low", "_high"):
+            share = row[f"{group}_accuracy_drop{end}"]
+            point[group + end] = None if share is None else 100 * share
+    return point
+
+
+def _bins(card: Card) -> list[tuple[float, float, int, int]]:
+    target, complement = merged(card.target), merged(card.complement)
+    edges = card.edges[:: len(card.target) // len(target)].tolist()
+    return list(zip(edges[:-1], edges[1:], target.tolist(), complement.tolist(), strict=True))

@@ -1,0 +1,150 @@
+"""One pass over all rows: independent of batches, padding side and shards."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from neuronlens.activations import store
+from neuronlens.activations.extract import collect_activations, extract
+from neuronlens.activations.store import read_activations
+from neuronlens.artifact import write_table
+from neuronlens.checkpoint import load_checkpoint
+from neuronlens.config import Config, DatasetParams
+from neuronlens.errors import DatasetError, NonFiniteActivationError, SiteError
+from neuronlens.sites import Site
+from tests.models import CONCEPTS, FAMILIES, HIDDEN, LANGUAGE_MODELS
+from tests.reference import BLOCKS, DOWN
+
+EVERYWHERE = ["resid_post.all", "mlp_post.all"]
+
+
+def assert_same(one, two):
+    assert one.sites == two.sites
+    for site in one.sites:
+        np.testing.assert_allclose(one.values[site], two.values[site], rtol=1e-4, atol=1e-5)
+    for name in ("row", "concept", "split", "tokens", "predicted", "correct", "position"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(two, name), err_msg=name)
+    np.testing.assert_allclose(one.confidence, two.confidence, rtol=2e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_batches_do_not_matter(checkpoints, dataset, family):
+    checkpoint = checkpoints(family)
+    whole = collect_activations(checkpoint, dataset, EVERYWHERE)
+    for budget in (1, 37):
+        assert_same(whole, collect_activations(checkpoint, dataset, EVERYWHERE, batch_tokens=budget))
+
+
+@pytest.mark.parametrize("side", ["padding_side", "truncation_side"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_tokenizers_own_sides_do_not_matter(checkpoints, dataset, family, side):
+    checkpoint = checkpoints(family)
+    text = DatasetParams(max_tokens=8)
+    right = collect_activations(checkpoint, dataset, text=text)
+    other = load_checkpoint(checkpoint.path)
+    setattr(other.tokenizer, side, "left")
+    assert_same(right, collect_activations(other, dataset, text=text))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_are_ordered_by_concept_then_row(checkpoints, dataset, family):
+    found = collect_activations(checkpoints(family), dataset)
+    assert len(found) == len(dataset)
+    assert list(zip(found.concept, found.row, strict=True)) == sorted(zip(dataset.concept, dataset.row, strict=True))
+    assert [dataset.split[row] for row in found.row] == list(found.split)
+    assert found.values[found.sites[0]].shape == (HIDDEN, len(dataset))
+    decoder = family in LANGUAGE_MODELS
+    assert found.position.tolist() == ((found.tokens - 1).tolist() if decoder else [0] * len(found))
+
+
+@pytest.mark.parametrize("family", ["distilbert", "gemma2"])
+def test_answers_are_the_unedited_models(checkpoints, dataset, family):
+    checkpoint = checkpoints(family)
+    found = collect_activations(checkpoint, dataset, text=DatasetParams(prompt="{text} Topic:"))
+    tokenizer, model = checkpoint.tokenizer, checkpoint.model
+    for i, row in enumerate(found.row):
+        if family == "distilbert":
+            logits, ids = model(**tokenizer([dataset.text[row]], return_tensors="pt")).logits[0], range(4)
+        else:
+            prompt = tokenizer(f"{dataset.text[row]} Topic:", return_tensors="pt")["input_ids"]
+            logits = model(prompt).logits[0, -1]
+            first = len(tokenizer("Topic:")["input_ids"])
+            ids = [tokenizer(f"Topic: {name}")["input_ids"][first] for name in CONCEPTS]
+        own = CONCEPTS.index(dataset.concept[row])
+        best = int(logits[list(ids)].argmax())
+        assert found.predicted[i] == CONCEPTS[best]
+        assert found.correct[i] == (best == own)
+        assert found.confidence[i] == pytest.approx(float(logits.softmax(-1)[ids[own]]), rel=1e-4)
+
+
+@pytest.fixture
+def prepared(tmp_path, dataset):
+    folder = tmp_path / "prepare"
+    folder.mkdir()
+    write_table(folder / "dataset.parquet", dataset.to_table())
+    return folder
+
+
+@pytest.mark.parametrize("shard_rows", [None, 5])
+def test_what_is_stored_is_what_is_collected(checkpoints, dataset, prepared, tmp_path, monkeypatch, shard_rows):
+    checkpoint = checkpoints("llama")
+    if shard_rows:
+        monkeypatch.setattr(store, "_SHARD_BYTES", 4 * 24 * shard_rows)
+    config = Config.model_validate(
+        {"checkpoint": {"path": str(checkpoint.path)}, "extract": {"sites": EVERYWHERE, "batch_tokens": 50}}
+    )
+    out = tmp_path / "extract"
+    facts = extract(config, {"prepare": prepared}, out)
+    assert (facts["shards"] > 1) == bool(shard_rows)
+    stored = read_activations(out, dataset.to_table())
+    order = np.lexsort((stored.row, stored.concept))
+    fields = {field.name: getattr(stored, field.name) for field in dataclasses.fields(stored) if field.name != "values"}
+    values = {site: found[:, order] for site, found in stored.values.items()}
+    sorted_ = type(stored)(values, **{name: np.array(column, dtype=object)[order] for name, column in fields.items()})
+    collected = collect_activations(checkpoint, dataset, EVERYWHERE, batch_tokens=50)
+    for site in collected.sites:
+        np.testing.assert_array_equal(sorted_.values[site], collected.values[site])
+    for name in fields:
+        np.testing.assert_array_equal(getattr(sorted_, name), getattr(collected, name), err_msg=name)
+
+
+def test_facts_tell_where_the_sites_were_found(checkpoints, prepared, tmp_path):
+    checkpoint = checkpoints("bert")
+    config = Config.model_validate(
+        {"checkpoint": {"path": str(checkpoint.path)}, "extract": {"sites": ["resid_post.last", "mlp_post.0"]}}
+    )
+    facts = extract(config, {"prepare": prepared}, tmp_path / "extract")
+    assert facts["sites"] == {"mlp_post.0": "bert.encoder.layer.0.output.dense", "resid_post.2": "bert.encoder.layer.2"}
+    assert facts["widths"] == {"mlp_post.0": 24, "resid_post.2": 16}
+    assert facts["pooling"] == "first"
+    assert facts["rows"] == 48
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_a_broken_weight_is_not_averaged_over(checkpoints, dataset, family):
+    checkpoint = load_checkpoint(checkpoints(family).path)
+    with torch.no_grad():
+        checkpoint.model.get_submodule(BLOCKS[family])[2].get_submodule(DOWN[family]).weight.view(-1)[3] = float("nan")
+    with pytest.raises(NonFiniteActivationError, match=r"site resid_post\.2, neuron \d+, row \d+: the activation is nan"):
+        collect_activations(checkpoint, dataset)
+
+
+def test_a_site_or_concept_the_model_lacks_is_refused(checkpoints, dataset):
+    with pytest.raises(SiteError, match=r"extract\.sites: site 'resid_post\.7': layer 7 does not exist.*0 to 2, last, middle"):
+        collect_activations(checkpoints("bert"), dataset, ["resid_post.7"])
+    stranger = dataclasses.replace(dataset, concept=["weather", *dataset.concept[1:]])
+    with pytest.raises(DatasetError, match=r"concept 'weather' is no class of the model.*--set 'dataset\.labels"):
+        collect_activations(checkpoints("bert"), stranger)
+
+
+@pytest.mark.parametrize("pooling", ["first", "mean", "max"])
+def test_poolings_other_than_the_familys_own(checkpoints, dataset, pooling):
+    found = collect_activations(checkpoints("gpt2"), dataset, pooling=pooling)
+    own = collect_activations(checkpoints("gpt2"), dataset)
+    site = Site(2, "resid_post")
+    assert not np.allclose(found.values[site], own.values[site])
+    assert set(found.position) == ({0} if pooling == "first" else {-1})

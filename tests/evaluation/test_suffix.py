@@ -1,0 +1,104 @@
+"""Resuming after a block gives, bit for bit, what the whole pass with the same hooks gives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from neuronlens.activations.batching import collate
+from neuronlens.activations.readout import deciding_logits
+from neuronlens.evaluation.suffix import blocks_before, edited_passes, record_blocks, resume_after
+from neuronlens.interventions.edit import Intervention, edit
+from neuronlens.sites import COMPONENTS, Site, site_width
+from tests import reference
+from tests.conftest import hooks, sentences
+from tests.models import CLASSIFIERS, FAMILIES, LANGUAGE_MODELS, LAYERS
+
+
+def forward_of(checkpoint):
+    """The deciding logits of one ragged batch."""
+    encoded = checkpoint.tokenizer(sentences(5))["input_ids"]
+    batch = collate(encoded, range(5), pad_id=0, device="cpu")
+    return lambda: deciding_logits(checkpoint.model, batch)
+
+
+def half(config, site, operator="zero", positions="all"):
+    """Edit the positive half of every second neuron."""
+    neurons = torch.arange(0, site_width(config, site), 2)
+    upper = torch.full((len(neurons), 1), 5.0)
+    return Intervention(site, neurons, torch.zeros_like(upper), upper, operator, positions=positions)
+
+
+SITES = [Site(layer, component) for layer in range(LAYERS) for component in COMPONENTS]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("positions", ["all", "pooled"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_suffix_equals_the_whole_pass(checkpoints, family, positions):
+    checkpoint = checkpoints(family)
+    model, forward = checkpoint.model, forward_of(checkpoint)
+    edits = [half(model.config, site, operator, positions) for site in SITES for operator in ("zero", "dampen")]
+    plain = forward()
+    (unedited, _), *resumed = edited_passes(model, edits, forward)
+    assert torch.equal(unedited, plain)
+    assert len(resumed) == len(edits)
+    for item, (logits, dose) in zip(edits, resumed, strict=True):
+        with edit(model, item) as (full_dose,):
+            full = forward()
+        assert torch.equal(logits, full), item.site
+        assert torch.equal(dose.changed, full_dose.changed)
+        assert not torch.equal(logits, plain), item.site
+    assert torch.equal(forward(), plain)
+    assert hooks(model) == 0
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_blocks_before_compute_nothing(checkpoints, family):
+    checkpoint = checkpoints(family)
+    model, forward = checkpoint.model, forward_of(checkpoint)
+    blocks = model.get_submodule(reference.BLOCKS[family])
+    with record_blocks(model, [2]) as outputs:
+        forward()
+    ran: list[int] = []
+    handles = [
+        block.get_submodule(reference.DOWN[family]).register_forward_hook(lambda *_, at=at: ran.append(at))
+        for at, block in enumerate(blocks)
+    ]
+    with resume_after(model, 2, outputs[2]):
+        forward()
+    for handle in handles:
+        handle.remove()
+    assert ran == [2]
+
+
+@pytest.mark.parametrize("family", [CLASSIFIERS[0], LANGUAGE_MODELS[0]])
+def test_the_model_is_restored_after_an_exception(checkpoints, family):
+    model = checkpoints(family).model
+    with pytest.raises(KeyError), resume_after(model, 2, None):
+        assert hooks(model) == 2
+        raise KeyError
+    assert hooks(model) == 0
+
+
+def test_an_abandoned_sweep_leaves_no_trace(checkpoints):
+    checkpoint = checkpoints("gpt2")
+    passes = edited_passes(checkpoint.model, [half(checkpoint.config, SITES[3])], forward_of(checkpoint))
+    next(passes)
+    next(passes)
+    passes.close()
+    assert hooks(checkpoint.model) == 0
+
+
+@pytest.mark.parametrize(("site", "count"), [("resid_post.0", 1), ("resid_post.2", 3), ("mlp_post.0", 0), ("mlp_post.2", 2)])
+def test_blocks_before_an_edit(site, count):
+    assert blocks_before(Site.parse(site)) == count
+
+
+@torch.inference_mode()
+def test_no_block_before_changes_nothing(checkpoints):
+    forward = forward_of(checkpoints("llama"))
+    plain = forward()
+    with resume_after(checkpoints("llama").model, 0, None):
+        assert torch.equal(forward(), plain)

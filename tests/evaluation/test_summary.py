@@ -1,0 +1,162 @@
+"""Means over concepts equal plain loops, and a comparison is decided only by what its numbers can carry."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import product
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from neuronlens.evaluation.summary import (
+    MEANS,
+    Effect,
+    choose_settings,
+    compare_with_random_neurons,
+    compare_with_unedited,
+    compare_with_whole_neuron,
+    sign_flip_p,
+    summarise,
+)
+from tests.report.artifacts import CONCEPTS, results_table
+
+
+def test_means_equal_plain_loops() -> None:
+    table = results_table(sites=("resid_post.0", "resid_post.1"))
+    rows = table.to_pylist()
+    summary = summarise(table, 200, 0)
+    assert len(summary) == 2 * len({row["method"] for row in rows})
+    for found in summary:
+        own = [row for row in rows if (row["site"], row["method"]) == (found["site"], found["method"])]
+        assert found["concepts"] == len(own) == len(CONCEPTS)
+        for name in MEANS:
+            assert found[name] == pytest.approx(sum(row[name] for row in own) / len(own), abs=1e-12)
+            assert found[f"{name}_low"] <= found[name] + 1e-12
+            assert found[name] <= found[f"{name}_high"] + 1e-12
+        product_of_ratios = math.prod(row["perplexity"] / row["base_perplexity"] for row in own)
+        assert found["perplexity_ratio"] == pytest.approx(product_of_ratios ** (1 / len(own)))
+        assert found["perplexity"] == pytest.approx(20 * found["perplexity_ratio"])
+
+
+def test_the_order_of_rows_changes_nothing() -> None:
+    table = results_table()
+    shuffled = table.take(np.random.default_rng(0).permutation(len(table)))
+    by_method = {row["method"]: row for row in summarise(shuffled, 200, 0)}
+    assert all(by_method[row["method"]] == row for row in summarise(table, 200, 0))
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf])
+def test_a_perplexity_that_is_missing_or_not_finite_stays_unknown(value: float | None) -> None:
+    table = results_table(perplexity=lambda _kind, place: value if place == 0 else 20.0)  # type: ignore[arg-type, return-value]
+    for row in summarise(table, 200, 0):
+        assert row["perplexity_ratio"] is row["perplexity_ratio_low"] is row["perplexity"] is None
+    assert all("log_perplexity" not in part.effects for part in compare_with_whole_neuron(table, 200, 0))
+
+
+def test_one_concept_gives_no_interval() -> None:
+    (row, *_) = summarise(results_table(CONCEPTS[:1]), 200, 0)
+    assert row["selectivity_low"] is None
+    assert row["selectivity_high"] is None
+    assert Effect(0.5, None, None, 0.0).direction == 0
+
+
+@pytest.mark.parametrize(
+    ("concepts", "shift", "direction"),
+    [
+        (8, lambda place: -0.1 - 0.01 * place, -1),
+        (8, lambda place: 0.1 + 0.01 * place, 1),
+        (8, lambda place: 0.1 * (-1) ** place, 0),
+        (8, lambda _place: 0.0, 0),
+        (5, lambda _place: -0.5, 0),  # whatever they say, five concepts cannot decide at 95 %
+        (6, lambda place: -0.5 - 0.01 * place, -1),
+    ],
+)
+def test_a_planted_difference_is_found_with_its_sign(
+    concepts: int, shift: Callable[[int], float], direction: int
+) -> None:
+    def drops(kind: str, _: str, place: int) -> tuple[float, float]:
+        return 0.4, 0.2 + shift(place) * (kind == "gaussian")
+
+    names = [f"concept {place}" for place in range(concepts)]
+    found = compare_with_whole_neuron(results_table(names, drops=drops), 500, 0)
+    assert len(found) == 4  # two widths, two saliencies
+    for part in found:
+        assert part.effects["complement_accuracy_drop"].direction == direction
+        assert part.effects["selectivity"].direction == -direction
+        assert part.effects["target_accuracy_drop"].direction == 0
+        assert part.effects["complement_accuracy_drop"].mean == pytest.approx(
+            np.mean([shift(i) for i in range(concepts)])
+        )
+
+
+def test_methods_are_compared_at_equal_settings_only() -> None:
+    table = results_table(tops=(0.1, 0.3))
+    for part in compare_with_whole_neuron(table, 200, 0):
+        assert part.other == f"full/{part.saliency}/{part.top:g}/zero/all"
+    random = compare_with_random_neurons(table, 200, 0)
+    assert {(part.tau, part.other) for part in random} == {
+        (2.0, "random_neurons-2/random/0.1/zero/all"),
+        (2.0, "random_neurons-2/random/0.3/zero/all"),
+    }
+    assert all(part.other is None for part in compare_with_unedited(table, 200, 0))
+
+
+def test_more_sites_make_chance_findings_no_more_likely() -> None:
+    def p(sites: int, lucky: int) -> float:
+        names = [f"resid_post.{i}" for i in range(sites)]
+        tables = [results_table(drops=lambda _kind, _saliency, place: (0.3 + 0.01 * place, 0.0), sites=names[:lucky])]
+        if sites > lucky:
+            tables.append(
+                results_table(drops=lambda _kind, _saliency, place: (0.1 * (-1) ** place, 0.0), sites=names[lucky:])
+            )
+        return compare_with_unedited(pa.concat_tables(tables), 200, 0)[0].effects["target_accuracy_drop"].p
+
+    assert p(1, 1) == pytest.approx(2 / 2**6)
+    assert p(4, 1) == pytest.approx(4 * 2 / 2**6)
+    assert p(4, 4) == pytest.approx(2 / 2**6)
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=8))
+@settings(max_examples=40, deadline=None)
+def test_sign_flips_are_counted_exactly(values: list[float]) -> None:
+    observed = abs(sum(values))
+    slack = 1e-12 * sum(map(abs, values))
+    flipped = [
+        abs(sum(s * v for s, v in zip(signs, values, strict=True))) for signs in product((1, -1), repeat=len(values))
+    ]
+    expected = sum(total >= observed - slack for total in flipped) / len(flipped)
+    assert sign_flip_p(np.array([values]), 0)[0] == pytest.approx(expected, abs=2 / len(flipped))
+
+
+def test_many_concepts_are_tested_on_drawn_patterns() -> None:
+    strong, null = np.full(40, 0.2), 0.2 * (-1.0) ** np.arange(40)
+    low, high = sign_flip_p(np.array([strong, null]), 0)
+    assert 0 < low < 0.001
+    assert high == 1
+
+
+def test_settings_are_chosen_without_looking_at_a_result() -> None:
+    reference, contrastive = choose_settings(results_table(tops=(0.1, 0.25, 0.35, 0.6)))
+    assert (reference.name, reference.saliency, reference.top, reference.tau) == ("reference", "mean_abs", 0.25, 2.0)
+    assert (contrastive.name, contrastive.saliency, contrastive.top, contrastive.tau) == (
+        "contrastive",
+        "d_prime",
+        0.25,
+        2.0,
+    )
+    better = results_table(tops=(0.1, 0.25, 0.35, 0.6), drops=lambda _kind, _saliency, _place: (0.9, 0.0))
+    assert choose_settings(better) == (reference, contrastive)
+
+
+def test_settings_fall_back_to_what_the_sweep_holds() -> None:
+    rows = results_table().to_pylist()
+    whole = [row for row in rows if row["range"] == "full" and row["saliency"] == "mean_abs"]
+    (only,) = choose_settings(pa.Table.from_pylist(whole))
+    assert (only.name, only.tau) == ("reference", None)
+    renamed = [row | {"saliency": "random"} for row in whole]
+    (fallback,) = choose_settings(pa.Table.from_pylist(renamed))
+    assert (fallback.name, fallback.saliency) == ("fallback", "random")

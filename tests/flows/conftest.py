@@ -1,0 +1,71 @@
+"""A folder to run the command line in, an audit that is done, and a Prefect server."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from flows.engine import run_audit
+from flows.environment import set_environment
+from neuronlens.config import Config, load_config
+from tests.conftest import labelled, sentences
+from tests.models import save_checkpoint
+
+set_environment()  # before Prefect is imported, as the command line does
+
+
+@pytest.fixture(scope="session")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """gpt2/, bert/, data.csv, aux.txt."""
+    folder = tmp_path_factory.mktemp("originals")
+    for family in ("gpt2", "bert"):
+        save_checkpoint(folder / family, family)
+    rows = labelled()
+    with (folder / "data.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label", "split"])
+        writer.writerows(zip(rows.text, rows.concept, rows.split, strict=True))
+    (folder / "aux.txt").write_text("\n".join(sentences(8, seed=1)))
+    return folder
+
+
+@pytest.fixture
+def here(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the originals as the current folder."""
+    folder = tmp_path / "here"
+    shutil.copytree(originals, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def configure(originals: Path) -> Callable[..., Config]:
+    """A quick configuration on the originals, and what a test wants otherwise."""
+
+    def make(*overrides: str) -> Config:
+        sweep = ["fit.rows=all", "fit.saliency=mean_abs", "interventions.tau=2.0", "evaluate.bootstrap=100"]
+        paths = [f"checkpoint.path={originals / 'gpt2'}", f"dataset.path={originals / 'data.csv'}"]
+        return load_config(None, [*paths, f"evaluate.auxiliary={originals / 'aux.txt'}", *sweep, *overrides])
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def audited(configure: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The audit of `configure()`, made without Prefect."""
+    folder = tmp_path_factory.mktemp("audited") / "audit"
+    run_audit(configure(), folder, use_flow=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """A Prefect server of the tests' own."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield

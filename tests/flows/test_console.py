@@ -1,0 +1,56 @@
+"""The table of results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flows.console import show_results
+from neuronlens.report.table import KIND_NAMES, result_rows
+from neuronlens.report.text import points
+
+
+def _shown(file: Path, columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    show_results(file)
+    return capsys.readouterr().out
+
+
+def test_every_main_method_has_its_row(
+    audited: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = audited / "report/audit.json"
+    lines = _shown(file, 80, monkeypatch, capsys).splitlines()
+    rows = result_rows(json.loads(file.read_text()))
+    assert {row.range for row in rows} == set(KIND_NAMES)
+    for row, line in zip(rows, lines[-len(rows) :], strict=True):
+        assert line.startswith(KIND_NAMES[row.range])
+        for drop in (row.target_drop, row.complement_drop, row.selectivity):
+            assert f" {points(drop)} [" in line
+
+
+def test_it_fits_80_columns_and_is_never_cut(
+    audited: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wide = _shown(audited / "report/audit.json", 200, monkeypatch, capsys)
+    assert max(map(len, wide.splitlines())) <= 80
+    assert _shown(audited / "report/audit.json", 20, monkeypatch, capsys) == wide
+
+
+def test_it_is_plain_text_where_nobody_looks(
+    audited: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = _shown(audited / "report/audit.json", 80, monkeypatch, capsys)
+    assert all(character.isprintable() or character == "\n" for character in shown)
+
+
+def test_warnings_go_to_stderr(tmp_path: Path, audited: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    audit = json.loads((audited / "report/audit.json").read_text())
+    audit["trust"]["warnings"] = ["concept \x1b[31mred has 3 rows"]
+    (tmp_path / "audit.json").write_text(json.dumps(audit))
+    show_results(tmp_path / "audit.json")
+    out, err = capsys.readouterr()
+    assert err == "warning: concept \\u001b[31mred has 3 rows\n"
+    assert "red" not in out

@@ -1,0 +1,56 @@
+"""The local Prefect server: there while a flow needs it, and not a moment longer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.server import local_server
+from neuronlens.errors import NeuronLensError
+
+RUN = """
+import http.client, signal, urllib.parse
+from flows.server import local_server
+
+with local_server(timeout=120) as url:
+    try:
+        print("up", flush=True)
+        signal.pause()
+    except KeyboardInterrupt:
+        place = urllib.parse.urlsplit(url)
+        connection = http.client.HTTPConnection(place.hostname, place.port)
+        connection.request("GET", place.path + "/health")
+        print(connection.getresponse().status, flush=True)
+        signal.pause()
+"""
+
+
+@pytest.mark.xdist_group("prefect")
+def test_it_outlives_an_interrupt_but_not_the_run(tmp_path: Path) -> None:
+    environment = os.environ | {"PREFECT_HOME": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", RUN],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    ) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "up\n"
+        os.killpg(run.pid, signal.SIGINT)  # what Ctrl-C does
+        assert run.stdout.readline() == "200\n"
+        run.kill()
+        # the server has the same stderr, whose end is reached when both are gone
+        assert run.communicate(timeout=60)[1] == ""
+
+
+def test_a_server_that_does_not_start_is_told_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(NeuronLensError, match="--no-flow"), local_server(timeout=60):
+        pytest.fail("there is no server")

@@ -1,0 +1,200 @@
+"""The page is static, inert whatever the data say, and the same for the same inputs."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neuronlens.report import view
+from neuronlens.report.page import html, report
+from tests.report.artifacts import CONCEPTS, config, make_audit, results_table
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "</svg></style></title><img src=x onerror=alert(1)>",
+    '"onload="alert(1)',
+    "{{7*7}}{% raw %}",
+    "[a](javascript:alert(1))",
+    "a.b['c']\\datum",
+    "nul\x00 bell\x07 esc\x1b[31m",
+    "\u202egnp.exe\u2066 \u200b",
+)
+ACTIVE = {
+    "script",
+    "iframe",
+    "object",
+    "embed",
+    "link",
+    "base",
+    "form",
+    "img",
+    "image",
+    "use",
+    "foreignobject",
+    "animate",
+}
+VOID = {"meta", "br"}
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, the text outside <style>, and whether every element was closed in order."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.open: list[str] = []
+        self.feed(source)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] != ["style"]:
+            self.text.append(data)
+
+    def count(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.elements)
+
+
+def assert_inert(page: Page) -> None:
+    assert page.open == []
+    for tag, attributes in page.elements:
+        assert tag not in ACTIVE
+        for name, value in attributes.items():
+            assert not name.startswith("on")
+            assert name != "style"  # the policy's hash would block it
+            assert name not in ("src", "srcset", "action", "xlink:href")
+            assert name != "href" or str(value).startswith("#")
+
+
+@pytest.fixture(scope="module")
+def page(report_folder: Path) -> str:
+    return (report_folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_page_is_static_and_asks_for_nothing(page: str) -> None:
+    parsed = Page(page)
+    assert_inert(parsed)
+    assert not re.search(r"https?:|url\(|@import|javascript:", page)
+    assert len(page) < 1_000_000
+
+
+def test_the_policy_admits_the_pages_own_style_and_nothing_else(page: str) -> None:
+    (policy,) = [attributes["content"] for tag, attributes in Page(page).elements if "http-equiv" in attributes]
+    (style,) = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert policy is not None
+    assert policy.startswith(f"default-src 'none'; style-src 'sha256-{digest}';")
+    assert "unsafe" not in policy
+
+
+def test_every_chart_has_a_caption_and_its_data(page: str, audit: Any) -> None:
+    parsed = Page(page)
+    charts = parsed.count("svg")
+    assert charts == len(audit["sites"]) + len(audit["neurons"]) > 20
+    assert parsed.count("figure") == parsed.count("figcaption") == charts
+    for figure in page.split("<figure")[1:]:
+        assert "<details" in figure.split("</figure>")[0]
+
+
+def test_equal_inputs_give_equal_bytes(audit_inputs: dict[str, Path], report_folder: Path, tmp_path: Path) -> None:
+    report(config(), audit_inputs, tmp_path)
+    names = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(names) >= 6
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (report_folder / name).read_bytes()
+
+
+def test_nothing_names_the_machine_or_the_time(audit_inputs: dict[str, Path], tmp_path: Path) -> None:
+    secret = config("checkpoint.path=/home/someone/model", "dataset.path=/home/someone/data.csv")
+    report(secret, audit_inputs, tmp_path)
+    for path in tmp_path.rglob("*.*"):
+        text = path.read_text(encoding="utf-8")
+        assert "/home/" not in text
+        assert str(audit_inputs["fit"].parent) not in text
+        assert not re.search(r"20\d\d-\d\d-\d\d", text)
+
+
+@pytest.mark.parametrize("label", HOSTILE)
+def test_text_from_data_is_inert(label: str, tmp_path: Path) -> None:
+    concepts = (label, *CONCEPTS[:2])
+    inputs = make_audit(
+        tmp_path / "audit",
+        config(),
+        results_table(concepts),
+        name=label,
+        warnings=[f"concept {label!r} is small", label],
+    )
+    out = tmp_path / "report"
+    out.mkdir()
+    report(config(), inputs, out)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    parsed = Page(page)
+    assert_inert(parsed)
+    shown = "".join(parsed.text)
+    assert "49" not in re.findall(r"Audit of (.*)", shown)[0]
+    assert not set(shown) & set("\x00\x07\x1b\u202e\u2066\u200b")
+    for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+        assert label not in svg  # no text from data enters a chart at all
+        assert "alert" not in svg
+    assert json.loads((out / "audit.json").read_text(encoding="utf-8"))["base"]["concepts"][0]["concept"] in concepts
+    summary = (out / "summary.md").read_text(encoding="utf-8")
+    assert len(summary.splitlines()) <= 10
+    outside_code = re.sub(r"`[^`\n]*`", "", summary)
+    assert "`" not in outside_code
+    assert not re.search(r"(?<!\\)<|(?<!\\)\]\(", outside_code)
+
+
+def test_a_sweep_without_ranges_or_perplexity_still_has_a_page(tmp_path: Path) -> None:
+    import pyarrow.compute as pc
+
+    table = results_table(perplexity=None)
+    whole = table.filter(pc.field("range") == "full")
+    settings = config("interventions.ranges=[full]", "interventions.controls=[]")
+    inputs = make_audit(tmp_path / "audit", settings, whole, kind="classifier")
+    out = tmp_path / "report"
+    out.mkdir()
+    report(settings, inputs, out)
+    audit = json.loads((out / "audit.json").read_text(encoding="utf-8"))
+    assert {finding["claim"] for finding in audit["findings"]} == {"known"}
+    assert all(card["lower"] is None for card in audit["neurons"])
+    assert_inert(Page((out / "report.html").read_text(encoding="utf-8")))
+
+
+def test_a_large_audit_is_drawn_in_part_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, limit in {"SITES_DRAWN": 2, "METHODS_DRAWN": 5, "CONCEPTS_DRAWN": 2, "ROWS_LISTED": 7}.items():
+        monkeypatch.setattr(view, name, limit)
+    sites = [f"resid_post.{layer}" for layer in range(5)]
+    inputs = make_audit(tmp_path / "audit", config(), results_table(sites=sites, tops=(0.1, 0.3)))
+    out = tmp_path / "report"
+    out.mkdir()
+    report(config(), inputs, out)
+    shown = " ".join("".join(Page((out / "report.html").read_text(encoding="utf-8")).text).split())
+    assert "2 of 5 sites are drawn" in shown
+    assert "2 of 6 concepts are drawn" in shown
+    assert "9 methods not drawn" in shown  # 7 methods at two shares, 5 of them drawn
+    assert f"{5 * 6 * 5 - 7} rows not listed here" in shown
+    assert len(json.loads((out / "audit.json").read_text(encoding="utf-8"))["summary"]) == 5 * 7 * 2
+
+
+def test_a_broken_no_op_is_shouted(audit: Any) -> None:
+    assert 'class="warning">Largest change' not in html(audit)
+    audit["trust"]["no_op_difference"] = 0.25
+    assert 'class="warning">Largest change of a logit by an edit that does nothing: 0.250.' in html(audit)

@@ -1,0 +1,34 @@
+"""The task around a stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from prefect.cache_policies import NO_CACHE
+
+from neuronlens import stages
+from neuronlens.config import Config
+from neuronlens.stages import Outcome
+from tasks.stages import run_stage
+
+
+@pytest.mark.parametrize(("outcome", "state"), [("computed", "Completed"), ("current", "Cached")])
+def test_the_state_tells_whether_there_was_anything_to_do(
+    outcome: str, state: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told = Outcome("fit", outcome, "because", 0.0)
+
+    def run(name: str, config: Config, folder: Path, *, force: bool) -> Outcome:
+        assert (name, config, folder, force) == ("fit", Config(), tmp_path, True)
+        return told
+
+    monkeypatch.setattr(stages, "run_stage", run)
+    ended = run_stage.fn("fit", Config(), tmp_path, force=True)
+    assert (ended.is_completed(), ended.name, ended.message) == (True, state, "because")
+    assert ended.result() == told
+
+
+def test_prefect_keeps_no_cache_of_its_own() -> None:
+    assert run_stage.persist_result is False
+    assert run_stage.cache_policy is NO_CACHE

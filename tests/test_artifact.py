@@ -1,0 +1,221 @@
+"""Artifacts: whole or not there, explained by their manifest, equal where their inputs are."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neuronlens.artifact import (
+    MANIFEST,
+    SCHEMA_VERSION,
+    TIMING,
+    canonical_json,
+    content_hash,
+    fresh_folder,
+    hash_files,
+    hash_value,
+    is_intact,
+    read_json,
+    read_manifest,
+    read_table,
+    slug,
+    stage_key,
+    write_json,
+    write_manifest,
+    write_table,
+)
+from neuronlens.errors import ArtifactError
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def made(folder, params=None, inputs=None, facts=None, method=1):
+    """An artifact with two files."""
+    with fresh_folder(folder) as out:
+        (out / "deep").mkdir()
+        (out / "deep" / "table.bin").write_bytes(b"abc")
+        (out / "text.txt").write_text("hello")
+        (out / TIMING).write_text("{}")
+        write_manifest(out, stage="fit", method=method, inputs=inputs or {"a": "1"}, params=params or {"b": 2}, facts=facts or {})
+    return folder
+
+
+# ---- folders
+
+
+def test_a_folder_appears_when_it_is_whole(tmp_path):
+    out = tmp_path / "audit" / "fit"
+    with fresh_folder(out) as folder:
+        (folder / "a").write_text("1")
+        assert not out.exists()
+        assert folder.parent == out.parent, "a rename is only atomic within one file system"
+    assert [path.name for path in out.parent.iterdir()] == ["fit"]
+    assert (out / "a").read_text() == "1"
+    assert out.stat().st_mode & 0o777 == 0o755, "team-mates can read it"
+
+
+def test_a_folder_that_failed_was_never_there(tmp_path):
+    out = tmp_path / "new" / "audit" / "fit"
+    with pytest.raises(KeyError), fresh_folder(out) as folder:
+        (folder / "a").write_text("1")
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_older_artifact_survives_a_failed_run_and_yields_to_a_whole_one(tmp_path):
+    out = tmp_path / "fit"
+    for text, fails in (("old", False), ("broken", True), ("new", False)):
+        before = (out / "a").read_text() if out.exists() else None
+        try:
+            with fresh_folder(out) as folder:
+                (folder / "a").write_text(text)
+                if out.exists():
+                    assert (out / "a").read_text() == before
+                if fails:
+                    raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            assert (out / "a").read_text() == before == "old"
+    assert (out / "a").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["fit"]
+
+
+def test_leftovers_of_dead_runs_are_removed_and_those_of_living_ones_kept(tmp_path):
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
+    stale = tmp_path / f".fit.tmp-{dead.stdout.strip()}-abc"
+    old = tmp_path / f".fit.tmp-{dead.stdout.strip()}-abc-old"
+    alive, other = tmp_path / f".fit.tmp-{os.getpid()}-abc", tmp_path / f".evaluate.tmp-{dead.stdout.strip()}-abc"
+    for folder in (stale, old, alive, other):
+        folder.mkdir()
+    with fresh_folder(tmp_path / "fit"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"fit", alive.name, other.name}
+
+
+# ---- values, hashes, names
+
+
+@given(JSON)
+def test_equal_values_have_one_spelling(value):
+    assert canonical_json(json.loads(canonical_json(value))) == canonical_json(value)
+    if isinstance(value, dict):
+        assert hash_value(dict(reversed(value.items()))) == hash_value(value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), [1, float("-inf")]])
+def test_what_is_no_number_is_refused(value, tmp_path):
+    for write in (canonical_json, lambda value: write_json(tmp_path / "x.json", value)):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            write(value)
+
+
+def test_json_comes_back_and_damage_is_named(tmp_path):
+    write_json(tmp_path / "x.json", {"b": "é", "a": [1, None]})
+    assert read_json(tmp_path / "x.json") == {"a": [1, None], "b": "é"}
+    assert (tmp_path / "x.json").read_text(encoding="utf-8").endswith("}\n")
+    (tmp_path / "x.json").write_text("{")
+    for name in ("x.json", "none.json"):
+        with pytest.raises(ArtifactError, match=rf"{name}: cannot be read.*run the same command again"):
+            read_json(tmp_path / name)
+
+
+@given(st.text())
+def test_a_slug_is_a_safe_name(text):
+    found = slug(text, "otherwise")
+    assert found
+    assert all(letter.isascii() and (letter.isalnum() or letter in "._-") for letter in found)
+    assert not found.startswith((".", "-"))
+    assert slug(found, "otherwise") == found
+
+
+def test_the_identity_of_files_is_their_names_sizes_and_bytes(tmp_path):
+    for name, text in (("a", "1"), ("b", "2")):
+        (tmp_path / name).write_text(text)
+    both = hash_files(tmp_path, ["a", "b"])
+    assert hash_files(tmp_path, ["b", "a"]) == both
+    assert hash_files(tmp_path, ["a"]) != both
+    (tmp_path / "b").write_text("3")
+    assert hash_files(tmp_path, ["a", "b"]) != both
+
+
+def test_tables_are_byte_stable_and_come_back(tmp_path):
+    table = pa.table({"name": ["a", "b", None], "value": pa.array([1.5, None, -0.0]), "lists": [[1.0], [], [2.0, 3.0]]})
+    for name in ("one", "two"):
+        write_table(tmp_path / name, table)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    assert read_table(tmp_path / "one").equals(table)
+    assert read_table(tmp_path / "one", ["value"]).column_names == ["value"]
+    with pytest.raises(ArtifactError, match="three: cannot be read"):
+        read_table(tmp_path / "three")
+
+
+# ---- manifests
+
+
+def test_the_key_depends_on_params_inputs_and_method_only(tmp_path):
+    key = read_manifest(made(tmp_path / "a"))["key"]
+    assert read_manifest(made(tmp_path / "elsewhere" / "b", facts={"device": "cuda"}))["key"] == key
+    assert key == stage_key("fit", 1, {"a": "1"}, {"b": 2})
+    others = [made(tmp_path / "c", params={"b": 3}), made(tmp_path / "d", inputs={"a": "2"}), made(tmp_path / "e", method=2)]
+    assert len({key, *(read_manifest(folder)["key"] for folder in others)}) == 4
+    assert stage_key("extract", 1, {"a": "1"}, {"b": 2}) != key
+
+
+def test_the_manifest_explains_every_file_but_itself_and_the_clock(tmp_path):
+    manifest = read_manifest(made(tmp_path / "a", facts={"rows": 3}))
+    assert set(manifest["files"]) == {"deep/table.bin", "text.txt"}
+    assert manifest["files"]["text.txt"]["bytes"] == 5
+    assert manifest["facts"] == {"rows": 3}
+    assert {"python", "torch", "transformers", "neuronlens"} <= set(manifest["versions"])
+
+
+def test_content_is_the_files_and_nothing_around_them(tmp_path):
+    one, two = made(tmp_path / "a", facts={"seconds": 1}), made(tmp_path / "b", params={"b": 7})
+    assert content_hash(one) == content_hash(two)
+    (two / "text.txt").write_text("hallo")
+    write_manifest(two, stage="fit", method=1, inputs={}, params={}, facts={})
+    assert content_hash(one) != content_hash(two)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "manifest", "no_manifest"])
+def test_damage_is_noticed(tmp_path, damage):
+    folder = made(tmp_path / "a")
+    assert is_intact(folder)
+    file = folder / "deep" / "table.bin"
+    if damage == "flip":
+        file.write_bytes(b"abd")
+    elif damage == "truncate":
+        file.write_bytes(b"ab")
+    elif damage == "remove":
+        file.unlink()
+    elif damage == "manifest":
+        (folder / MANIFEST).write_text("{")
+    else:
+        (folder / MANIFEST).unlink()
+    assert not is_intact(folder)
+
+
+def test_touching_a_file_is_no_damage(tmp_path):
+    folder = made(tmp_path / "a")
+    os.utime(folder / "text.txt", (1, 1))
+    (folder / TIMING).write_text("other times")
+    assert is_intact(folder)
+
+
+@pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, None, "1"])
+def test_a_newer_schema_is_refused(tmp_path, version):
+    folder = made(tmp_path / "a")
+    write_json(folder / MANIFEST, {**read_json(folder / MANIFEST), "schema_version": version})
+    with pytest.raises(ArtifactError, match=rf"schema version {version} is newer than {SCHEMA_VERSION}.*upgrade"):
+        read_manifest(folder)
+    assert not is_intact(folder)

@@ -1,0 +1,217 @@
+"""Parameters: what wins over what, and one line for every mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import example as such_as
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from neuronlens.config import PRESETS, Config, load_config, parse_override
+from neuronlens.errors import ConfigError
+
+
+@pytest.fixture
+def params(tmp_path):
+    """Write params.yaml."""
+
+    def write(text: str) -> Path:
+        file = tmp_path / "params.yaml"
+        file.write_text(text, encoding="utf-8")
+        return file
+
+    return write
+
+
+def refused(path=None, overrides=()) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_sets_what_is_left_open(params, preset):
+    config = load_config(params(f"preset: {preset}\nseed: 3\n"))
+    assert (config.preset, config.seed) == (preset, 3)
+    dumped = config.model_dump(mode="json")
+    for section, values in PRESETS[preset].items():
+        assert {key: dumped[section][key] for key in values} == values
+
+
+def test_the_official_preset_is_the_references():
+    config = load_config(None, ["preset=official"])
+    assert (config.fit.saliency, config.fit.rows) == (("mean_abs",), "correct")
+    asked = config.interventions
+    assert (asked.ranges, asked.tau, asked.top, asked.operators) == (("gaussian", "full"), (2.0,), (0.3,), ("zero",))
+    assert (asked.positions, asked.controls) == ("all", ())
+
+
+def test_nothing_said_is_the_audited_preset():
+    assert load_config() == load_config(None, ["preset=audited"]) == Config()
+
+
+def test_what_wins(params):
+    """Preset in the file < the file < preset on the command line < a value on the command line."""
+    file = params("preset: official\ninterventions: {tau: 9}\n")
+    assert load_config(file).interventions.tau == (9.0,)
+    assert load_config(file).interventions.top == (0.3,)
+    assert load_config(file, ["preset=audited"]).interventions.tau == (2.0, 2.5)
+    assert load_config(file, ["preset=audited", "interventions.tau=7"]).interventions.tau == (7.0,)
+    assert load_config(file, ["interventions.tau=7", "preset=audited"]).interventions.tau == (7.0,)
+    assert load_config(file, ["interventions.tau=7", "interventions.tau=8"]).interventions.tau == (8.0,)
+
+
+def test_scalars_become_lists_and_repeats_vanish():
+    config = load_config(
+        None,
+        ["interventions.tau=2.5", "interventions.top=[0.3, 0.1, 0.3]", "extract.sites=mlp_post.all", "fit.saliency=random"],
+    )
+    assert config.interventions.tau == (2.5,)
+    assert config.interventions.top == (0.3, 0.1)
+    assert config.extract.sites == ("mlp_post.all",)
+    assert config.fit.saliency == ("random",)
+    assert load_config(None, ["fit.saliency=[random, random]"]).fit.saliency == ("random",)
+
+
+def test_an_empty_section_says_nothing(params):
+    assert load_config(params("fit:\ninterventions:\nevaluate:\n")) == Config()
+    assert load_config(params("")) == Config()
+
+
+def test_a_configuration_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        load_config().seed = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        ("seed: 0\ninterventoins: {}\n", 2, "unknown key 'interventoins'. Did you mean 'interventions'?"),
+        ("fit:\n  rows: all\n  salience: random\n", 3, "unknown key 'fit.salience'. Did you mean 'saliency'?"),
+        ("interventions:\n  tau: [2, wide]\n", 2, "interventions.tau: input should be a valid number"),
+        ("interventions:\n  tau: [-1]\n", 2, "interventions.tau: input should be greater than 0 (got -1)"),
+        ("interventions: {top: [1.5]}\n", 1, "interventions.top: input should be less than or equal to 1"),
+        ("\ninterventions:\n\n  operators: zeros\n", 4, "unknown operator 'zeros'. Did you mean 'zero'?"),
+        ("interventions: {operators: 'zero:2'}\n", 1, "only dampen takes a factor"),
+        ("dataset:\n  prompt: 'Topic:'\n", 2, "must contain {text} exactly once"),
+        ("dataset:\n  max_tokens: 1\n", 2, "greater than or equal to 4"),
+        ("checkpoint:\n  dtype: int8\n", 2, "checkpoint.dtype: input should be 'auto', 'float32', 'bfloat16' or 'float16'"),
+        ("seed: -1\n", 1, "seed: input should be greater than or equal to 0"),
+        ("evaluate:\n  bootstrap: .nan\n", 2, "evaluate.bootstrap"),
+        ("interventions:\n  tau: .inf\n", 2, "interventions.tau"),
+        ("fit: 3\n", 1, "fit"),
+        ("preset: oficial\n", 1, "unknown preset 'oficial'. Did you mean 'official'?"),
+        ("a: [1\nb: 2\n", 2, "is no YAML"),
+        ("a: 1\n\tb: 2\n", 2, "is no YAML"),
+    ],
+)
+def test_a_mistake_in_the_file_names_its_line_and_the_cure(params, text, line, message):
+    found = refused(params(text))
+    assert f"params.yaml:{line}: " in found
+    assert message in found
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("interventions.taus=2", "--set interventions.taus=2: unknown key 'interventions.taus'. Did you mean 'tau'?"),
+        ("interventions.tau", "--set interventions.tau: is no assignment. Write it as section.key=value"),
+        ("=3", "is no assignment"),
+        ("interventions.tau=[2", "--set interventions.tau=[2: the value is no YAML. Lists look like [2.0, 2.5]."),
+        ("seed=many", "--set seed=many: seed: input should be a valid integer"),
+        ("seed.x=1", "--set seed.x=1"),
+        ("fit.rows.x=1", "fit.rows is a value, not a section"),
+        ("preset=none_such", "--set preset=none_such: unknown preset 'none_such'. Known: official, audited."),
+        ("preset=[official]", "preset"),
+        ("extract.pooling=median", "--set extract.pooling=median: extract.pooling: input should be 'auto', 'first'"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_quoted(override, message):
+    assert message in refused(None, [override])
+
+
+def test_a_mistake_on_the_command_line_is_not_blamed_on_the_file(params):
+    file = params("interventions:\n  tau: 2\n")
+    assert refused(file, ["interventions.tau=-2"]).startswith("--set interventions.tau=-2: ")
+    assert "params.yaml:2" in refused(params("interventions:\n  tau: -2\n"), ["interventions.top=0.5"])
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    assert "no such file" in refused(tmp_path / "nowhere.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"dataset: {text: \xe9}")
+    assert "UTF-8" in refused(tmp_path / "latin.yaml")
+    (tmp_path / "list.yaml").write_text("- 1\n- 2\n")
+    assert "holds no sections" in refused(tmp_path / "list.yaml")
+    assert "cannot be read" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("field", ["extract.sites", "fit.saliency", "interventions.ranges", "interventions.tau", "interventions.top", "interventions.operators"])
+def test_a_sweep_over_nothing_is_a_mistake(field):
+    """It would run for minutes and find nothing, or break where the tables are put together."""
+    assert field in refused(None, [f"{field}=[]"])
+
+
+def test_overrides_are_yaml():
+    assert parse_override("a.b=[1, 2.5, x]") == (("a", "b"), [1, 2.5, "x"])
+    assert parse_override("a=null") == (("a",), None)
+    assert parse_override("a='x=y'") == (("a",), "x=y")
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=True) | st.text(max_size=6) | st.dates(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6) | st.integers(0, 3), inner, max_size=3),
+    max_leaves=6,
+)
+SECTIONS = st.sampled_from([*Config.model_fields, "gates"])
+KEYS = st.sampled_from([key for field in Config.model_fields.values() if hasattr(field.annotation, "model_fields") for key in field.annotation.model_fields])
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.dictionaries(SECTIONS, VALUES | st.dictionaries(KEYS | st.text(max_size=4), VALUES, max_size=3), max_size=4))
+def test_any_yaml_is_a_configuration_or_one_line_of_error(tmp_path_factory, value):
+    file = tmp_path_factory.getbasetemp() / "random.yaml"
+    file.write_text(yaml.safe_dump(value, allow_unicode=True), encoding="utf-8")
+    try:
+        assert isinstance(load_config(file), Config)
+    except ConfigError as error:
+        assert "\n" not in str(error)
+        assert "random.yaml" in str(error)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.text(alphabet=st.sampled_from("abfit:{}[]&*-!|>'\"#%@,.0123 \n\t\x00?~=<"), max_size=30))
+@such_as("interventions: &a {tau: *a}")
+@such_as("preset: [official]")
+@such_as("day: 2020-99-99")
+@such_as("number: 0x_")
+@such_as("{[1, 2]: 3}")
+@such_as("? {a: 1}\n: 2")
+def test_any_text_is_a_configuration_or_one_line_of_error(tmp_path_factory, text):
+    file = tmp_path_factory.getbasetemp() / "garbage.yaml"
+    file.write_text(text, encoding="utf-8")
+    try:
+        load_config(file)
+    except ConfigError as error:
+        assert "\n" not in str(error)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.text(alphabet=st.sampled_from("seditfl.rows=[]{}&*-!:'0129 \t"), max_size=20))
+@such_as("seed=2020-99-99")
+@such_as("preset={}")
+def test_any_override_is_taken_or_one_line_of_error(override):
+    try:
+        load_config(None, [override])
+    except ConfigError as error:
+        assert "\n" not in str(error)
+
+
+def test_every_parameter_explains_itself():
+    """The documentation is made from these."""
+    for section in ("checkpoint", "dataset", "extract"):
+        fields = Config.model_fields[section].annotation.model_fields
+        assert all(field.description for field in fields.values()), section

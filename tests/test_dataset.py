@@ -1,0 +1,341 @@
+"""Labelled text from anybody's file: read, checked, and split so that no text stands on two sides."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from neuronlens.config import DatasetParams
+from neuronlens.dataset import (
+    Dataset,
+    dataset_fingerprint,
+    freeze_hub_dataset,
+    load_dataset,
+    locate_dataset,
+    read_dataset,
+    read_documents,
+)
+from neuronlens.errors import DatasetError
+
+ROWS = [
+    {"text": f"{word} number {i}", "label": label, "split": split}
+    for i, (word, label, split) in enumerate(
+        (word, label, split)
+        for split in ("train", "validation", "test")
+        for label, word in (("sports", "goal, \"near\"\npost"), ("health", "nurse\tward"), ("law", "court é中"))
+        for _ in range(3)
+    )
+]
+
+
+def write(file: Path, rows=ROWS) -> Path:
+    """Rows in the format of the file's ending."""
+    columns = list(rows[0])
+    if file.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), file)
+    elif file.suffix in (".csv", ".tsv"):
+        with file.open("w", newline="", encoding="utf-8") as out:
+            writer = csv.DictWriter(out, columns, delimiter="," if file.suffix == ".csv" else "\t")
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def refused(*args, **how) -> str:
+    with pytest.raises(DatasetError) as caught:
+        load_dataset(*args, **how)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def as_rows(dataset: Dataset) -> set:
+    return set(zip(dataset.text, dataset.concept, dataset.split, strict=True))
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".CSV"])
+def test_every_format_gives_the_same_rows(tmp_path, ending):
+    """Newlines, quotes, tabs and letters of other scripts included."""
+    file = write(tmp_path / f"topics{ending.lower()}")
+    dataset = load_dataset(file.rename(tmp_path / f"topics{ending}"))
+    assert list(dataset.text) == [row["text"] for row in ROWS]
+    assert list(dataset.concept) == [row["label"] for row in ROWS]
+    assert Counter(dataset.split) == {"fit": 9, "validation": 9, "test": 9}
+    assert list(dataset.row) == list(range(27))
+    assert (dataset.name, dataset.concepts, dataset.notes) == ("topics", ("health", "law", "sports"), ())
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.int8(), pa.large_string(), pa.dictionary(pa.int8(), pa.string()), pa.string_view()])
+def test_labels_of_any_type_become_text(tmp_path, kind):
+    numbers = ["0", "1", "1", "0", "0", "1", "1", "0"]
+    labels = pa.array(numbers).cast(pa.int64()).cast(kind) if pa.types.is_integer(kind) else pa.array(numbers).cast(kind)
+    table = pa.table({"text": [f"t{i}" for i in range(8)], "label": labels, "split": ["train"] * 4 + ["test"] * 4})
+    pq.write_table(table, tmp_path / "data.parquet")
+    dataset = load_dataset(tmp_path / "data.parquet")
+    assert dataset.concepts == ("0", "1")
+    assert dataset.name == f"{tmp_path.name}-data", "data.parquet says nothing, its folder does"
+
+
+def test_labels_of_a_csv_keep_their_spelling(tmp_path):
+    """007 is a name, not a number."""
+    rows = [{**row, "label": {"sports": "007", "health": "008", "law": "010"}[row["label"]]} for row in ROWS]
+    assert load_dataset(write(tmp_path / "codes.csv", rows)).concepts == ("007", "008", "010")
+
+
+def test_other_column_names(tmp_path):
+    rows = [{"sentence": row["text"], "topic": row["label"], "part": row["split"]} for row in ROWS]
+    file = write(tmp_path / "x.jsonl", rows)
+    assert as_rows(load_dataset(file, text="sentence", label="topic", split="part")) == as_rows(load_dataset(write(tmp_path / "y.jsonl")))
+
+
+@pytest.mark.parametrize("names", [("train", "val", "test"), ("TRAIN", "dev", "testing"), (" fit ", "eval", "Test")])
+def test_the_usual_names_of_splits(tmp_path, names):
+    spelt = dict(zip(("train", "validation", "test"), names, strict=True))
+    dataset = load_dataset(write(tmp_path / "x.csv", [{**row, "split": spelt[row["split"]]} for row in ROWS]))
+    assert Counter(dataset.split) == {"fit": 9, "validation": 9, "test": 9}
+
+
+# ---- splits that are made
+
+
+def unsplit(count=40, concepts=("a", "b", "c")):
+    return [{"text": f"{name} {i}", "label": name} for name in concepts for i in range(count)]
+
+
+def test_made_splits_are_stratified_and_told_of(tmp_path):
+    dataset = load_dataset(write(tmp_path / "x.csv", unsplit()))
+    assert Counter(zip(dataset.concept, dataset.split, strict=True)) == {
+        (name, split): count for name in "abc" for split, count in (("fit", 24), ("validation", 8), ("test", 8))
+    }
+    assert dataset.notes == ("splits made from the data: fit 60%, validation 20%, test 20%",)
+
+
+def test_made_splits_depend_on_the_seed_and_not_on_the_order_of_rows(tmp_path):
+    rows = unsplit()
+    shuffled = random.Random(0).sample(rows, len(rows))
+    one = load_dataset(write(tmp_path / "one.csv", rows))
+    assert as_rows(one) == as_rows(load_dataset(write(tmp_path / "two.csv", shuffled)))
+    assert as_rows(one) != as_rows(load_dataset(tmp_path / "one.csv", seed=1))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.sampled_from("pqrstuvwxyz"), st.sampled_from("ab")), min_size=24, max_size=60), st.randoms())
+def test_equal_texts_never_straddle_and_order_never_matters(tmp_path_factory, pairs, random):
+    """Also where one text stands under two labels."""
+    rows = [{"text": text, "label": label} for text, label in pairs]
+    folder = tmp_path_factory.getbasetemp()
+    try:
+        dataset = load_dataset(write(folder / "straddle.jsonl", rows))
+    except DatasetError:
+        return  # a concept was left without rows
+    homes: dict[str, set] = {}
+    for text, split in zip(dataset.text, dataset.split, strict=True):
+        homes.setdefault(text, set()).add(split)
+    assert all(len(splits) == 1 for splits in homes.values())
+    random.shuffle(rows)
+    assert as_rows(load_dataset(write(folder / "straddle.jsonl", rows))) == as_rows(dataset)
+
+
+def test_a_new_row_moves_few_others(tmp_path):
+    """A text's place is its own hash, so growing a data set by one leaves nearly all rows where they were."""
+    rows = unsplit(100)
+    one = as_rows(load_dataset(write(tmp_path / "one.csv", rows)))
+    two = as_rows(load_dataset(write(tmp_path / "two.csv", [{"text": "new", "label": "a"}, *rows])))
+    assert len(one - two) <= 4
+
+
+@pytest.mark.parametrize(("given", "made"), [(("train", "test"), "validation"), (("train", "validation"), "test"), (("train",), "validation and test")])
+def test_a_split_that_is_missing_is_taken_from_fit(tmp_path, given, made):
+    rows = [{**row, "split": split} for split in given for row in ({"text": f"{split} {r['text']}", "label": r["label"]} for r in unsplit(20))]
+    dataset = load_dataset(write(tmp_path / "x.csv", rows))
+    count = Counter(dataset.split)
+    assert set(count) == {"fit", "validation", "test"}
+    for split in given[1:]:
+        assert count[split] == 60
+    assert dataset.notes == (f"split {made} taken from fit",)
+
+
+def test_leaked_texts_are_kept_in_the_latest_split_only(tmp_path):
+    rows = [*ROWS, {"text": ROWS[-1]["text"], "label": "law", "split": "train"}, {"text": ROWS[9]["text"], "label": "sports", "split": "train"}]
+    dataset = load_dataset(write(tmp_path / "x.jsonl", rows))
+    assert as_rows(dataset) == as_rows(load_dataset(write(tmp_path / "y.jsonl")))
+    assert dataset.notes == ("2 rows dropped whose text also stands in a later split",)
+    assert list(dataset.row) == list(range(27))
+
+
+def test_rows_without_text_are_dropped_and_the_others_keep_their_numbers(tmp_path):
+    rows = [{**row, "text": {0: "  ", 5: None}.get(i, row["text"])} for i, row in enumerate(ROWS)]
+    dataset = load_dataset(write(tmp_path / "x.parquet", rows))
+    assert list(dataset.row) == [i for i in range(27) if i not in (0, 5)]
+    assert dataset.notes == ("2 rows without text dropped",)
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_a_missing_column_is_named_with_the_cure(tmp_path, ending):
+    file = write(tmp_path / f"x{ending}", [{"txt": row["text"], "label": row["label"]} for row in ROWS])
+    assert refused(file) == f"{file}: has no column 'text'. Did you mean 'txt'? Name the column with --text."
+    assert "has no column 'topic'. Known: txt, label. Name the column with --label." in refused(file, text="txt", label="topic")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows[4].update(label=None), "row 5 has an empty 'label': a concept needs a name. Label or remove the row."),
+        (lambda rows: rows[4].update(label="  "), "row 5 has an empty 'label'"),
+        (lambda rows: rows[3].update(split="holdout"), "split 'holdout' is not known. Use train (or fit), validation and test"),
+        (lambda rows: rows[3].update(split=None), "split"),
+        (lambda rows: [row.update(split="test") for row in rows], "no row is in the split 'train' (or 'fit')"),
+        (lambda rows: [row.update(label="law") for row in rows], "holds one concept only ('law')"),
+        (lambda rows: [row.update(text=" ") for row in rows], "holds no rows with text"),
+        (lambda rows: [row.update(label="rare") for row in rows[:1]], "concept 'rare' has 1 rows in the split 'fit', at least 2 needed"),
+        (
+            lambda rows: [row.update(split="train") for row in rows if (row["label"], row["split"]) == ("law", "test")],
+            "concept 'law' has 0 rows in the split 'test', at least 1 needed",
+        ),
+    ],
+)
+def test_rows_that_cannot_be_audited(tmp_path, change, message):
+    rows = [dict(row) for row in ROWS]
+    change(rows)
+    found = refused(write(tmp_path / "x.parquet", rows))
+    assert found.startswith(f"{tmp_path / 'x.parquet'}: ")
+    assert message in found
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    assert "no such file. Name a Parquet, CSV or JSON Lines file" in refused(tmp_path / "nowhere.csv")
+    assert "is a folder" in refused(tmp_path)
+    assert "no data set is named. Name a file with --dataset." in refused("")
+    (tmp_path / "x.xlsx").write_text("x")
+    assert "ending '.xlsx' is not known. Use one of .parquet, .csv" in refused(tmp_path / "x.xlsx")
+    for name, content in (("x.parquet", b"PAR1"), ("x.jsonl", b'{"text": 1\n[}'), ("x.csv", b"text,label\na,b,c\n"), ("y.csv", b"")):
+        (tmp_path / name).write_bytes(content)
+        assert f"{name}: cannot be read" in refused(tmp_path / name)
+    (tmp_path / "head.csv").write_text("text,label\n")
+    assert "has no rows" in refused(tmp_path / "head.csv")
+
+
+def test_text_in_another_encoding_is_called_by_its_name(tmp_path):
+    (tmp_path / "latin.csv").write_bytes("text,label\ncafé,a\n".encode("latin-1"))
+    assert "UTF-8" in refused(tmp_path / "latin.csv")
+
+
+def test_a_column_that_holds_no_text(tmp_path):
+    pq.write_table(pa.table({"text": [["a"], ["b"]], "label": ["x", "y"]}), tmp_path / "x.parquet")
+    assert "column 'text' holds list<" in refused(tmp_path / "x.parquet")
+
+
+def test_two_columns_of_one_name(tmp_path):
+    (tmp_path / "x.csv").write_text("text,text,label\na,b,c\nd,e,f\n")
+    assert "text" in refused(tmp_path / "x.csv")
+
+
+# ---- what is handed on
+
+
+def test_the_artifact_comes_back(tmp_path):
+    dataset = load_dataset(write(tmp_path / "x.csv"))
+    pq.write_table(dataset.to_table(), tmp_path / "dataset.parquet")
+    back = read_dataset(tmp_path)
+    assert dataset.to_table().column_names == ["row", "text", "concept", "split"]
+    assert (back.row, back.text, back.concept, back.split) == tuple(map(list, (dataset.row, dataset.text, dataset.concept, dataset.split)))
+
+
+def test_the_fingerprint_is_the_files_bytes(tmp_path):
+    one, two = write(tmp_path / "one.csv"), write(tmp_path / "two.csv")
+    fingerprint = dataset_fingerprint(DatasetParams(path=str(one)))
+    assert dataset_fingerprint(DatasetParams(path=str(two))) == fingerprint
+    two.write_bytes(two.read_bytes().replace(b"goal", b"gaol", 1))
+    assert dataset_fingerprint(DatasetParams(path=str(two))) != fingerprint
+
+
+def test_documents_for_perplexity(tmp_path):
+    (tmp_path / "a.txt").write_text("one\n\n  \ntwo\nthree\n", encoding="utf-8")
+    assert read_documents(str(tmp_path / "a.txt"), 2) == ["one", "two"]
+    write(tmp_path / "b.jsonl", [{"text": "one"}, {"text": None}, {"text": "two"}])
+    assert read_documents(str(tmp_path / "b.jsonl"), 9) == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.txt", None, "evaluate.auxiliary: .*no such file"),
+        ("blank.txt", b"\n \n", "holds no text"),
+        ("latin.txt", b"caf\xe9\n", "is not UTF-8"),
+        ("x.csv", b"words\na\n", "has no column 'text'"),
+    ],
+)
+def test_documents_that_cannot_be_read(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DatasetError, match=message):
+        read_documents(str(tmp_path / name), 5)
+
+
+# ---- hub data sets, from a local folder laid out as one
+
+
+@pytest.fixture
+def hub_folder(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+    features = datasets.Features({"body": datasets.Value("string"), "topic": datasets.ClassLabel(names=["health", "sports"])})
+    folder = tmp_path / "owner" / "topics"
+    (folder / "data").mkdir(parents=True)
+    for split in ("train", "test"):
+        rows = {"body": [f"{split} text {i}" for i in range(12)], "topic": [i % 2 for i in range(12)]}
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+def test_a_hub_data_set_is_frozen_with_the_names_of_its_classes(hub_folder, tmp_path):
+    file = freeze_hub_dataset(str(hub_folder), text="body", label="topic", cache=tmp_path / "frozen")
+    dataset = load_dataset(file, text="body", label="topic")
+    assert dataset.concepts == ("health", "sports")
+    assert dataset.concept[dataset.text.index("test text 3")] == "sports"
+    assert Counter(dataset.split)["test"] == 12
+    assert set(dataset.split) == {"fit", "validation", "test"}
+
+
+def test_a_frozen_data_set_cannot_change_under_an_audit(hub_folder, tmp_path):
+    how = {"text": "body", "label": "topic", "cache": tmp_path / "frozen"}
+    file = freeze_hub_dataset(str(hub_folder), **how)
+    before = file.read_bytes()
+    for part in (hub_folder / "data").iterdir():
+        part.unlink()
+    assert freeze_hub_dataset(str(hub_folder), **how) == file
+    assert file.read_bytes() == before
+
+
+def test_a_hub_column_that_is_missing_is_named(hub_folder, tmp_path):
+    with pytest.raises(DatasetError, match=r"has no column 'text'. .*Name the column with --text"):
+        freeze_hub_dataset(str(hub_folder), text="text", label="topic", cache=tmp_path / "frozen")
+    assert not (tmp_path / "frozen").exists()
+
+
+def test_a_hub_data_set_that_cannot_be_had(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(DatasetError, match=r"hub:owner/nothing: cannot be had from the hub .*Check the name and the network"):
+        freeze_hub_dataset("owner/nothing", text="text", label="label", cache=tmp_path / "frozen")
+
+
+def test_the_name_of_a_hub_data_set(monkeypatch, tmp_path):
+    monkeypatch.setattr("neuronlens.dataset.freeze_hub_dataset", lambda *_, **__: tmp_path / "frozen.parquet")
+    assert locate_dataset(DatasetParams(path="hub:owner/topics@v1")) == (tmp_path / "frozen.parquet", "owner--topics-v1")

@@ -1,0 +1,31 @@
+"""Errors: one line for a user's mistake, with the exit code that goes with it."""
+
+from __future__ import annotations
+
+import pytest
+
+from neuronlens import errors
+from neuronlens.errors import NeuronLensError, UserError, did_you_mean
+
+
+def test_a_users_mistake_is_one_line_of_place_problem_and_cure():
+    error = UserError("has no\n column 'x'", where="rows.csv", cure="Name the\tcolumn.")
+    assert str(error) == "rows.csv: has no column 'x'. Name the column."
+    assert str(UserError("is wrong")) == "is wrong"
+    assert (error.what, error.where, error.cure) == ("has no\n column 'x'", "rows.csv", "Name the\tcolumn.")
+
+
+def test_exit_codes():
+    """2: usage, configuration, data. 3: the run broke."""
+    every = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, NeuronLensError)]
+    assert len(every) > 6
+    for kind in every:
+        assert kind.exit_code == (2 if issubclass(kind, UserError) else 3), kind
+
+
+@pytest.mark.parametrize(
+    ("word", "cure"),
+    [("taus", "Did you mean 'tau'?"), ("zzzzz", "Known: tau, top."), ("", "Known: tau, top.")],
+)
+def test_a_misspelt_name_gets_the_closest_or_all(word, cure):
+    assert did_you_mean(word, ["tau", "top"]) == cure
