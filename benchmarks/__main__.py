@@ -21,7 +21,10 @@ def main() -> None:
         print(title)
         for ratio in ratios:
             print(f"  {ratio.name:40s} {ratio.median:6.3f}  [{ratio.low:.3f}, {ratio.high:.3f}]  {ratio.seconds:.3f} s")
-        results[title] = [{key: round(value, 4) if isinstance(value, float) else value for key, value in asdict(r).items()} for r in ratios]
+        results[title] = [
+            {key: round(value, 4) if isinstance(value, float) else value for key, value in asdict(r).items()}
+            for r in ratios
+        ]
     write_json(RESULTS, {"results": results, "versions": library_versions()})
     print(f"written to {RESULTS.relative_to(Path.cwd()) if RESULTS.is_relative_to(Path.cwd()) else RESULTS}")
 

@@ -21,7 +21,10 @@ ROWS, BATCH_TOKENS = 24, 768
 
 def run() -> Iterator[tuple[str, list[Ratio]]]:
     """(title, ratios) of each benchmark."""
-    for name, model in (("GPT-2 small", GPT2LMHeadModel(GPT2Config())), ("BERT base", BertForSequenceClassification(BertConfig()))):
+    for name, model in (
+        ("GPT-2 small", GPT2LMHeadModel(GPT2Config())),
+        ("BERT base", BertForSequenceClassification(BertConfig())),
+    ):
         model.eval()
         with torch.inference_mode():
             yield f"{name}: extraction, over a plain forward pass on the same batches", extraction(model)
@@ -66,7 +69,9 @@ def suffix(model: PreTrainedModel) -> list[Ratio]:
             with edit(model, item):
                 return deciding_logits(model, batch)
 
-        def resumed(item: Intervention = item, outputs: dict[int, object] = outputs, layer: int = layer) -> torch.Tensor:
+        def resumed(
+            item: Intervention = item, outputs: dict[int, object] = outputs, layer: int = layer
+        ) -> torch.Tensor:
             with resume_after(model, layer + 1, outputs[layer + 1]), edit(model, item):
                 return deciding_logits(model, batch)
 

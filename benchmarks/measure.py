@@ -26,7 +26,9 @@ class Ratio:
     seconds: float
 
 
-def interleave(baseline: Callable[[], object], variants: Mapping[str, Callable[[], object]], rounds: int = 5) -> list[Ratio]:
+def interleave(
+    baseline: Callable[[], object], variants: Mapping[str, Callable[[], object]], rounds: int = 5
+) -> list[Ratio]:
     """Run the baseline and every variant once a round, after a round that does not count; the order rotates."""
     runs = {"baseline": baseline, **variants}
     names = list(runs)

@@ -94,6 +94,7 @@ class Checkpoint:
                 random, and an audit of random weights looks like any other.)
         """
         import torch
+        from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
         loader = AutoModelForSequenceClassification if self.kind == "classifier" else AutoModelForCausalLM
@@ -103,7 +104,7 @@ class Checkpoint:
                 loaded: Any = loader.from_pretrained(
                     self.path, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
                 )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise CheckpointError(f"the weights cannot be loaded ({error})", where=str(self.path)) from error
         model, info = loaded
         if info["missing_keys"]:
@@ -228,8 +229,9 @@ def _download(hub_id: str, revision: str | None) -> Path:
 def _safe_config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.exists():
-        inner = sorted(path.parent.name for path in folder.glob("*/config.json"))
-        cure = f"Did you mean {folder / inner[-1]}?" if inner else "Name the folder that save_pretrained wrote."
+        inner = [path.parent.name for path in folder.glob("*/config.json")]
+        last = max(inner, key=lambda name: (int((re.findall(r"\d+", name) or [-1])[-1]), name), default=None)
+        cure = f"Did you mean {folder / last}?" if last else "Name the folder that save_pretrained wrote."
         raise CheckpointError("holds no config.json", where=str(folder), cure=cure)
     try:
         raw = read_json(file)
@@ -237,6 +239,7 @@ def _safe_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError("is no JSON", where=str(file), cure="Copy the checkpoint again.") from None
     if not isinstance(raw, dict):
         raise CheckpointError("is no JSON object", where=str(file), cure="Copy the checkpoint again.")
+    raw["model_type"] = str(raw.get("model_type"))
     if raw.get("auto_map") and raw.get("model_type") not in FAMILIES:
         raise CheckpointError(
             "needs code of its own, which is never run", where=str(file), cure="Use a family built into transformers."

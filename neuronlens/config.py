@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from neuronlens.errors import ConfigError, did_you_mean
+
+T = TypeVar("T")
 
 Preset = Literal["official", "audited"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -63,6 +65,15 @@ def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(dict.fromkeys(values))
 
 
+def _some(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not values:
+        raise ValueError("needs at least one value")
+    return _unique(values)
+
+
+Sweep = Annotated[tuple[T, ...], BeforeValidator(_as_list), AfterValidator(_some)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
 
@@ -103,7 +114,7 @@ class DatasetParams(_Section):
 class ExtractParams(_Section):
     """Where activations are read."""
 
-    sites: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = Field(
+    sites: Sweep[str] = Field(
         default=("resid_post.last",), description="component.layer; layer: a number counted from 0, last, middle or all"
     )
     pooling: Pooling = Field(default="auto", description="auto: last token of decoders, first token of encoders")
@@ -114,25 +125,26 @@ class FitParams(_Section):
     """How neurons are ranked."""
 
     rows: Literal["correct", "all"] = Field(default="correct", description="rows of the fit split that count")
-    saliency: Annotated[tuple[Saliency, ...], BeforeValidator(_as_list)] = ("mean_abs", "d_prime")
+    saliency: Sweep[Saliency] = (
+        "mean_abs",
+        "d_prime",
+    )
     minimum_rows: int = Field(default=30, ge=2, description="fewer rows of a concept raise a warning on the report")
 
 
 class InterventionParams(_Section):
     """What is edited; lists are sweeps."""
 
-    ranges: Annotated[tuple[RangeKind, ...], BeforeValidator(_as_list)] = ("gaussian", "full")
-    tau: Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_as_list)] = Field(
+    ranges: Sweep[RangeKind] = ("gaussian", "full")
+    tau: Sweep[Annotated[float, Field(gt=0)]] = Field(
         default=(2.0, 2.5), description="half-width of a gaussian range in standard deviations"
     )
-    top: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], BeforeValidator(_as_list)] = Field(
+    top: Sweep[Annotated[float, Field(gt=0, le=1)]] = Field(
         default=(0.1, 0.3), description="share of a site's neurons that is edited"
     )
-    operators: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = Field(
-        default=("zero",), description="zero, complement_mean, dampen or dampen:FACTOR"
-    )
+    operators: Sweep[str] = Field(default=("zero",), description="zero, complement_mean, dampen or dampen:FACTOR")
     positions: Positions = "all"
-    controls: Annotated[tuple[Control, ...], BeforeValidator(_as_list)] = ("random_neurons",)
+    controls: Annotated[tuple[Control, ...], BeforeValidator(_as_list), AfterValidator(_unique)] = ("random_neurons",)
 
     @field_validator("operators")
     @classmethod
@@ -143,12 +155,7 @@ class InterventionParams(_Section):
                 raise ValueError(f"unknown operator {name!r}. {did_you_mean(name, OPERATORS)}")
             if argument and (name != "dampen" or not re.fullmatch(r"\d*\.?\d+", argument)):
                 raise ValueError(f"{value!r}: only dampen takes a factor, a number such as dampen:0.125")
-        return _unique(values)
-
-    @field_validator("ranges", "tau", "top", "controls")
-    @classmethod
-    def _without_repeats(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        return _unique(values)
+        return values
 
 
 class EvaluateParams(_Section):
@@ -183,8 +190,7 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
     Raises:
         ConfigError: names the file and line, or the override, and the cure.
     """
-    text, given = _read(path) if path else ("", {})
-    places = dict(_lines(text, path)) if path else {}
+    given, places = _read(path) if path else ({}, {})
     sets: dict[tuple[str, ...], Any] = {}
     for override in overrides:
         keys, value = parse_override(override)
@@ -196,7 +202,7 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
 
     asked = sets.get(("preset",))
     preset = asked if asked is not None else given.get("preset", "audited")
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise ConfigError(
             f"unknown preset {preset!r}",
             where=places.get(("preset",)),
@@ -224,13 +230,14 @@ def parse_override(override: str) -> tuple[tuple[str, ...], Any]:
         )
     try:
         return tuple(name.strip().split(".")), yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # PyYAML lets int() and date() speak for themselves
         raise ConfigError(
             "the value is no YAML", where=f"--set {override}", cure="Lists look like [2.0, 2.5]."
         ) from None
 
 
-def _read(path: Path) -> tuple[str, dict[str, Any]]:
+def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
+    """The values of a file, and file:line of each key."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -239,7 +246,8 @@ def _read(path: Path) -> tuple[str, dict[str, Any]]:
         raise ConfigError(f"cannot be read ({error})", where=str(path), cure="It must be a UTF-8 text file.") from None
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        places = dict(_lines(text, path))  # a mapping that contains itself has no end
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error)
@@ -250,10 +258,10 @@ def _read(path: Path) -> tuple[str, dict[str, Any]]:
         value = {}
     if not isinstance(value, dict):
         raise ConfigError("holds no sections", where=str(path), cure="It must be a mapping, as params.yaml is.")
-    return text, {str(key): part for key, part in value.items()}
+    return {str(key): part for key, part in value.items()}, places
 
 
-def _lines(text: str, path: Path | None) -> Iterator[tuple[tuple[str, ...], str]]:
+def _lines(text: str, path: Path) -> Iterator[tuple[tuple[str, ...], str]]:
     """(key path, file:line) of every key."""
 
     def walk(node: yaml.Node | None, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:

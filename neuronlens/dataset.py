@@ -107,6 +107,8 @@ def open_dataset(params: DatasetParams, seed: int = 0) -> Dataset:
                 where=str(file),
                 cure="Label or remove the row.",
             )
+    if not keep:
+        raise DatasetError("holds no rows with text", where=str(file), cure="Name another column with --text.")
     text, concept = [str(texts[row]) for row in keep], [str(labels[row]).strip() for row in keep]
     kept_splits = None if given is None else [given[row] for row in keep]
     splits = _splits(text, concept, kept_splits, seed, str(file), notes)
@@ -150,10 +152,8 @@ def read_rows(file: Path) -> pa.Table:
 
     readers: dict[str, Callable[[Path], pa.Table]] = {
         ".parquet": pa.parquet.read_table,
-        ".csv": lambda path: pa.csv.read_csv(path, parse_options=pa.csv.ParseOptions(newlines_in_values=True)),
-        ".tsv": lambda path: pa.csv.read_csv(
-            path, parse_options=pa.csv.ParseOptions(delimiter="\t", newlines_in_values=True)
-        ),
+        ".csv": lambda path: _read_csv(path, ","),
+        ".tsv": lambda path: _read_csv(path, "\t"),
         ".jsonl": pa.json.read_json,
         ".ndjson": pa.json.read_json,
     }
@@ -171,6 +171,18 @@ def read_rows(file: Path) -> pa.Table:
     if table.num_rows == 0:
         raise DatasetError("has no rows", where=str(file), cure="Name a file with labelled text.")
     return table
+
+
+def _read_csv(file: Path, delimiter: str) -> pa.Table:
+    """Every column as text: a label 007 is a name, and a column that looks like numbers for a megabyte may not be."""
+    import pyarrow as pa
+    import pyarrow.csv
+
+    parse = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+    with pa.csv.open_csv(file, parse_options=parse) as reader:
+        names = reader.schema.names
+    convert = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
+    return pa.csv.read_csv(file, parse_options=parse, convert_options=convert)
 
 
 def read_documents(path: str, rows: int) -> list[str]:
@@ -236,7 +248,7 @@ def freeze_hub_dataset(name: str, *, text: str, label: str, cache: Path | None =
             if column not in rows.column_names:
                 raise _no_column(column, rows.column_names, _HUB + name, option)
         names = getattr(rows.features[label], "names", None)
-        labels = [names[value] if names and value is not None and value >= 0 else value for value in rows[label]]
+        labels = [_class_name(names, value) for value in rows[label]]
         columns = {
             text: pa.array(rows[text], pa.string()),
             label: pa.array([None if v is None else str(v) for v in labels], pa.string()),
@@ -245,6 +257,13 @@ def freeze_hub_dataset(name: str, *, text: str, label: str, cache: Path | None =
     with fresh_folder(folder) as out:
         write_table(out / "dataset.parquet", pa.concat_tables(parts))
     return frozen
+
+
+def _class_name(names: Sequence[str] | None, value: Any) -> Any:
+    """The name of a class label; -1 is how the hub writes that there is none."""
+    if not names or value is None:
+        return value
+    return names[value] if value >= 0 else None
 
 
 def read_dataset(folder: Path) -> Dataset:
@@ -263,6 +282,8 @@ def _strings(table: pa.Table, column: str, where: str, option: str | None) -> li
 
     if column not in table.column_names:
         raise _no_column(column, table.column_names, where, option)
+    if table.column_names.count(column) > 1:
+        raise DatasetError(f"has several columns {column!r}", where=where, cure="Rename all but one.")
     values = table[column]
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
@@ -288,9 +309,10 @@ def _carve(
     """A split for each of `rows`, stratified by concept; equal texts go together."""
     groups: dict[str, dict[str, list[int]]] = {}
     home: dict[str, str] = {}
+    for row in rows:  # a text under two labels is counted with one of them, whatever the order of rows
+        home[text[row]] = min(home.get(text[row], concept[row]), concept[row])
     for row in rows:
-        group = home.setdefault(text[row], concept[row])  # a text under two labels is counted with its first
-        groups.setdefault(group, {}).setdefault(text[row], []).append(row)
+        groups.setdefault(home[text[row]], {}).setdefault(text[row], []).append(row)
     total, splits = sum(shares.values()), list(shares)
     carved: dict[int, str] = {}
     for members in groups.values():

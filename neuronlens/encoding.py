@@ -38,9 +38,12 @@ class Encoder:
             ConfigError: the template alone is longer than `max_tokens`.
         """
         if self.prompt is None:
-            bare: list[list[int]] = self.tokenizer(list(texts), truncation=True, max_length=self.max_tokens)[
-                "input_ids"
-            ]
+            given, self.tokenizer.truncation_side = self.tokenizer.truncation_side, "right"
+            try:
+                found = self.tokenizer(list(texts), truncation=True, max_length=self.max_tokens)
+            finally:
+                self.tokenizer.truncation_side = given
+            bare: list[list[int]] = found["input_ids"]
             return bare
         before, after = self.prompt.split("{text}")
         encoded: list[list[int]] = self.tokenizer([before + text + after for text in texts], verbose=False)["input_ids"]

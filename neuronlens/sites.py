@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from neuronlens.errors import SiteError, did_you_mean
@@ -142,7 +143,7 @@ def top_count(width: int, share: float) -> int:
         raise SiteError(
             f"top = {share:g} of {width} neurons is less than one",
             where="interventions.top",
-            cure=f"Use at least {1 / width:.2g}.",
+            cure=f"Use at least {ceil(1000 / width) / 1000:g}.",
         )
     return count
 

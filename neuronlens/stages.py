@@ -79,6 +79,7 @@ STAGES: Mapping[str, Stage] = {
             "neuronlens.report.page:report",
             ("prepare", "extract", "fit", "evaluate"),
             ("preset", "checkpoint", "dataset", "extract", "fit", "interventions", "evaluate", "seed"),
+            ("checkpoint", "dataset"),
         ),
     )
 }

@@ -126,10 +126,8 @@ def logits_under_edit(model, family, layer, component, ids, ranges, operator, re
 def answer(logits, ids, scoring, own):
     """(right or wrong, confidence in the true label) from the deciding logits [V]; ids: concept -> class or token."""
     probabilities = torch.softmax(logits, dim=-1)
-    if scoring == "constrained":
-        right = max(ids, key=lambda concept: logits[ids[concept]]) == own
-    else:
-        right = int(logits.argmax()) == ids[own]
+    named = max(ids.values(), key=lambda token: logits[token]) if scoring == "constrained" else int(logits.argmax())
+    right = named == ids[own]
     return right, float(probabilities[ids[own]])
 
 
@@ -138,7 +136,9 @@ def nll(logits, ids):
     return float(-torch.log_softmax(logits[:-1], dim=-1)[range(len(ids) - 1), ids[1:]].double().sum())
 
 
-def audit(model, family, layer, component, rows, ids, documents, methods, *, positions, scoring) -> list[dict[str, Any]]:
+def audit(
+    model, family, layer, component, rows, ids, documents, methods, *, positions, scoring
+) -> list[dict[str, Any]]:
     """Every method on every concept.
 
     Args:

@@ -47,7 +47,9 @@ def made(folder, params=None, inputs=None, facts=None, method=1):
         (out / "deep" / "table.bin").write_bytes(b"abc")
         (out / "text.txt").write_text("hello")
         (out / TIMING).write_text("{}")
-        write_manifest(out, stage="fit", method=method, inputs=inputs or {"a": "1"}, params=params or {"b": 2}, facts=facts or {})
+        write_manifest(
+            out, stage="fit", method=method, inputs=inputs or {"a": "1"}, params=params or {"b": 2}, facts=facts or {}
+        )
     return folder
 
 
@@ -91,7 +93,9 @@ def test_an_older_artifact_survives_a_failed_run_and_yields_to_a_whole_one(tmp_p
 
 
 def test_leftovers_of_dead_runs_are_removed_and_those_of_living_ones_kept(tmp_path):
-    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
+    )
     stale = tmp_path / f".fit.tmp-{dead.stdout.strip()}-abc"
     old = tmp_path / f".fit.tmp-{dead.stdout.strip()}-abc-old"
     alive, other = tmp_path / f".fit.tmp-{os.getpid()}-abc", tmp_path / f".evaluate.tmp-{dead.stdout.strip()}-abc"
@@ -166,7 +170,11 @@ def test_the_key_depends_on_params_inputs_and_method_only(tmp_path):
     key = read_manifest(made(tmp_path / "a"))["key"]
     assert read_manifest(made(tmp_path / "elsewhere" / "b", facts={"device": "cuda"}))["key"] == key
     assert key == stage_key("fit", 1, {"a": "1"}, {"b": 2})
-    others = [made(tmp_path / "c", params={"b": 3}), made(tmp_path / "d", inputs={"a": "2"}), made(tmp_path / "e", method=2)]
+    others = [
+        made(tmp_path / "c", params={"b": 3}),
+        made(tmp_path / "d", inputs={"a": "2"}),
+        made(tmp_path / "e", method=2),
+    ]
     assert len({key, *(read_manifest(folder)["key"] for folder in others)}) == 4
     assert stage_key("extract", 1, {"a": "1"}, {"b": 2}) != key
 

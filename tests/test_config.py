@@ -68,7 +68,12 @@ def test_what_wins(params):
 def test_scalars_become_lists_and_repeats_vanish():
     config = load_config(
         None,
-        ["interventions.tau=2.5", "interventions.top=[0.3, 0.1, 0.3]", "extract.sites=mlp_post.all", "fit.saliency=random"],
+        [
+            "interventions.tau=2.5",
+            "interventions.top=[0.3, 0.1, 0.3]",
+            "extract.sites=mlp_post.all",
+            "fit.saliency=random",
+        ],
     )
     assert config.interventions.tau == (2.5,)
     assert config.interventions.top == (0.3, 0.1)
@@ -99,7 +104,11 @@ def test_a_configuration_cannot_be_changed():
         ("interventions: {operators: 'zero:2'}\n", 1, "only dampen takes a factor"),
         ("dataset:\n  prompt: 'Topic:'\n", 2, "must contain {text} exactly once"),
         ("dataset:\n  max_tokens: 1\n", 2, "greater than or equal to 4"),
-        ("checkpoint:\n  dtype: int8\n", 2, "checkpoint.dtype: input should be 'auto', 'float32', 'bfloat16' or 'float16'"),
+        (
+            "checkpoint:\n  dtype: int8\n",
+            2,
+            "checkpoint.dtype: input should be 'auto', 'float32', 'bfloat16' or 'float16'",
+        ),
         ("seed: -1\n", 1, "seed: input should be greater than or equal to 0"),
         ("evaluate:\n  bootstrap: .nan\n", 2, "evaluate.bootstrap"),
         ("interventions:\n  tau: .inf\n", 2, "interventions.tau"),
@@ -149,7 +158,17 @@ def test_a_file_that_cannot_be_read(tmp_path):
     assert "cannot be read" in refused(tmp_path)
 
 
-@pytest.mark.parametrize("field", ["extract.sites", "fit.saliency", "interventions.ranges", "interventions.tau", "interventions.top", "interventions.operators"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        "extract.sites",
+        "fit.saliency",
+        "interventions.ranges",
+        "interventions.tau",
+        "interventions.top",
+        "interventions.operators",
+    ],
+)
 def test_a_sweep_over_nothing_is_a_mistake(field):
     """It would run for minutes and find nothing, or break where the tables are put together."""
     assert field in refused(None, [f"{field}=[]"])
@@ -163,11 +182,20 @@ def test_overrides_are_yaml():
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=True) | st.text(max_size=6) | st.dates(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6) | st.integers(0, 3), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6) | st.integers(0, 3), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 SECTIONS = st.sampled_from([*Config.model_fields, "gates"])
-KEYS = st.sampled_from([key for field in Config.model_fields.values() if hasattr(field.annotation, "model_fields") for key in field.annotation.model_fields])
+KEYS = st.sampled_from(
+    [
+        key
+        for field in Config.model_fields.values()
+        if hasattr(field.annotation, "model_fields")
+        for key in field.annotation.model_fields
+    ]
+)
 
 
 @settings(deadline=None, max_examples=300)

@@ -12,7 +12,9 @@ from neuronlens.errors import ConfigError, DatasetError
 from tests.models import CLASSIFIERS, CONCEPTS, FAMILIES, LANGUAGE_MODELS, WORDS, tokenizer
 
 BYTES, PIECES = tokenizer("gpt2"), tokenizer("bert")
-TEXTS = st.text(alphabet=st.sampled_from("ab é中🎉\n."), max_size=60) | st.lists(st.sampled_from(WORDS), max_size=30).map(" ".join)
+TEXTS = st.text(alphabet=st.sampled_from("ab é中🎉\n."), max_size=60) | st.lists(
+    st.sampled_from(WORDS), max_size=30
+).map(" ".join)
 
 
 @settings(deadline=None, max_examples=150)
@@ -35,7 +37,11 @@ def test_a_prompt_is_never_cut_and_a_text_only_at_its_end(text, limit, prompt):
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.sampled_from(WORDS), min_size=1, max_size=30).map(" ".join), st.integers(4, 40), st.sampled_from(["left", "right"]))
+@given(
+    st.lists(st.sampled_from(WORDS), min_size=1, max_size=30).map(" ".join),
+    st.integers(4, 40),
+    st.sampled_from(["left", "right"]),
+)
 def test_a_bare_text_keeps_its_start_and_its_special_tokens(text, limit, side):
     pieces = tokenizer("bert")
     pieces.truncation_side = side
@@ -51,7 +57,9 @@ def test_rows_are_encoded_one_by_one():
 
 
 def test_a_prompt_longer_than_the_limit_is_refused():
-    with pytest.raises(ConfigError, match=r"dataset\.prompt: the prompt alone has \d+ tokens, more than dataset.max_tokens = 4"):
+    with pytest.raises(
+        ConfigError, match=r"dataset\.prompt: the prompt alone has \d+ tokens, more than dataset.max_tokens = 4"
+    ):
         Encoder(BYTES, 4, "a long prompt around {text} and behind it").encode(["the bank"])
 
 
@@ -59,7 +67,9 @@ def test_a_prompt_longer_than_the_limit_is_refused():
 def test_classifiers_see_the_bare_text_and_language_models_the_prompt(checkpoints, family):
     checkpoint = checkpoints(family)
     assert encoder_for(checkpoint, DatasetParams()).prompt == (None if family in CLASSIFIERS else DEFAULT_PROMPT)
-    assert encoder_for(checkpoint, DatasetParams(prompt="{text}!")).prompt == (None if family in CLASSIFIERS else "{text}!")
+    assert encoder_for(checkpoint, DatasetParams(prompt="{text}!")).prompt == (
+        None if family in CLASSIFIERS else "{text}!"
+    )
     assert encoder_for(checkpoint, DatasetParams(max_tokens=9)).max_tokens == 9
 
 
@@ -90,7 +100,9 @@ def test_a_label_is_the_token_that_follows_the_prompt(checkpoints, family):
 
 def test_labels_that_begin_alike_are_refused_with_the_way_out(checkpoints):
     checkpoint = checkpoints("gpt2")
-    with pytest.raises(DatasetError, match=r"' zzfirst' and ' zzsecond' begin with the same token.*--set 'dataset\.labels=\{zzsecond"):
+    with pytest.raises(
+        DatasetError, match=r"' zzfirst' and ' zzsecond' begin with the same token.*--set 'dataset\.labels=\{zzsecond"
+    ):
         resolve_labels(checkpoint, ("zzfirst", "zzsecond"), DatasetParams(prompt="{text} Topic:"))
     labels = resolve_labels(
         checkpoint, ("zzfirst", "zzsecond"), DatasetParams(prompt="{text} Topic:", labels={"zzsecond": " yes"})
@@ -100,7 +112,9 @@ def test_labels_that_begin_alike_are_refused_with_the_way_out(checkpoints):
 
 def test_a_label_that_melts_into_the_prompt_is_refused():
     bpe = Encoder(BYTES, 64, "{text} spor")
-    with pytest.raises(DatasetError, match=r"the label 'ts' merges with the end of the prompt ' spor'.*begin with a space"):
+    with pytest.raises(
+        DatasetError, match=r"the label 'ts' merges with the end of the prompt ' spor'.*begin with a space"
+    ):
         bpe.label_token("ts")
 
 
@@ -116,11 +130,21 @@ def test_classes_by_name_by_other_spelling_and_by_number(checkpoints):
 @pytest.mark.parametrize(
     ("concepts", "labels", "error", "message"),
     [
-        (("money", "sports"), None, DatasetError, r"config\.json: concept 'money' is no class.*finance, health, science, sports.*Map it"),
+        (
+            ("money", "sports"),
+            None,
+            DatasetError,
+            r"config\.json: concept 'money' is no class.*finance, health, science, sports.*Map it",
+        ),
         (("7", "sports"), None, DatasetError, "concept '7' is no class"),
         (("Sports", "sports"), None, DatasetError, "'Sports' and 'sports' are the same class 'sports'"),
         (("sports", "law"), {"law": "court"}, DatasetError, "concept 'law' is no class"),
-        (("finance", "sports"), {"sprots": "sports"}, ConfigError, r"dataset\.labels: concept 'sprots' is not in the data"),
+        (
+            ("finance", "sports"),
+            {"sprots": "sports"},
+            ConfigError,
+            r"dataset\.labels: concept 'sprots' is not in the data",
+        ),
     ],
 )
 def test_concepts_the_classifier_does_not_know(checkpoints, concepts, labels, error, message):

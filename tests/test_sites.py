@@ -65,7 +65,10 @@ def test_words_for_layers():
 @pytest.mark.parametrize(
     ("specs", "message"),
     [
-        (["resid_post.5"], r"extract\.sites: site 'resid_post\.5': layer 5 does not exist.*5 layers: 0 to 4, last, middle or all"),
+        (
+            ["resid_post.5"],
+            r"extract\.sites: site 'resid_post\.5': layer 5 does not exist.*5 layers: 0 to 4, last, middle or all",
+        ),
         (["resid_post.lst"], "names no layer"),
         (["resid.last"], "unknown component 'resid'"),
         ([], "no site is named"),

@@ -51,7 +51,10 @@ def settings(inputs, *overrides):
 def run(config, audit, names=NAMES):
     """Stage -> why it was computed, of those that were."""
     outcomes = [run_stage(name, config, audit) for name in names]
-    assert all((outcome.outcome == "current") == (outcome.reason == "nothing it depends on has changed") for outcome in outcomes)
+    assert all(
+        (outcome.outcome == "current") == (outcome.reason == "nothing it depends on has changed")
+        for outcome in outcomes
+    )
     return {outcome.stage: outcome.reason for outcome in outcomes if outcome.outcome == "computed"}
 
 
@@ -97,14 +100,18 @@ def test_equal_inputs_give_equal_bytes(finished, inputs, tmp_path):
     """Wherever they lie and wherever the audit is written; only the clock differs."""
     config = settings(own(inputs, tmp_path))
     run(config, tmp_path / "other" / "two")
-    files = sorted(str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file() and path.name != TIMING)
+    files = sorted(
+        str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file() and path.name != TIMING
+    )
     assert len(files) > 10
     assert files == sorted(
         str(path.relative_to(tmp_path / "other" / "two"))
         for path in (tmp_path / "other" / "two").rglob("*")
         if path.is_file() and path.name != TIMING
     )
-    differing = [name for name in files if (finished / name).read_bytes() != (tmp_path / "other" / "two" / name).read_bytes()]
+    differing = [
+        name for name in files if (finished / name).read_bytes() != (tmp_path / "other" / "two" / name).read_bytes()
+    ]
     assert differing == []
 
 
@@ -250,7 +257,11 @@ def test_the_name_of_an_audit(inputs, finished):
 
 @pytest.mark.parametrize(
     ("override", "message"),
-    [("evaluate.auxiliary=./nowhere.txt", "no such file"), ("dataset.path=./nowhere.csv", "no such file"), ("checkpoint.path=./nowhere", "no such folder")],
+    [
+        ("evaluate.auxiliary=./nowhere.txt", "no such file"),
+        ("dataset.path=./nowhere.csv", "no such file"),
+        ("checkpoint.path=./nowhere", "no such folder"),
+    ],
 )
 def test_an_input_that_is_missing_is_the_users_mistake(inputs, tmp_path, override, message):
     with pytest.raises(UserError, match=message):

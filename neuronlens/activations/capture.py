@@ -79,7 +79,8 @@ def capture(model: PreTrainedModel, sites: Sequence[Site | str], pooling: Poolin
                     raise NeuronLensError(
                         f"site {site} gave shape {tuple(hidden.shape)}, the config says [batch, tokens, {width}]"
                     )
-                captured[site], captured.position = pool(hidden.detach(), tracker, how)
+                if tracker.starts:  # behind the prompt, `generate` with a cache shows single tokens
+                    captured[site], captured.position = pool(hidden.detach(), tracker, how)
                 captured.calls[site] += 1
 
             return read

@@ -38,6 +38,7 @@ class TokenTracker:
         columns: [T] their absolute positions, columns of the padded batch counted from the start of the prompt.
         prompt_width: columns of the prompt.
         first, last: [B] columns of the first and the last real prompt token.
+        starts: whether the current call begins a prompt; the later steps of `generate` do not.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -54,6 +55,7 @@ class TokenTracker:
         self.columns = torch.empty(0, dtype=torch.long)
         self.first = self.last = torch.empty(0, dtype=torch.long)
         self.prompt_width: int | None = None
+        self.starts = True
 
     def __enter__(self) -> TokenTracker:
         self._handle = self._model.register_forward_pre_hook(self._before, with_kwargs=True)
@@ -65,6 +67,10 @@ class TokenTracker:
             return self
 
         def tracked(*args: Any, **kwargs: Any) -> Any:
+            config = kwargs.get("generation_config") or self._model.generation_config
+            if kwargs.get("prefill_chunk_size") or getattr(config, "prefill_chunk_size", None):
+                # the first chunk would pass for the whole prompt
+                raise UserError("a prompt cannot be followed in chunks", cure="Leave prefill_chunk_size unset.")
             self._generating, self.prompt_width = True, None
             try:
                 return generate(*args, **kwargs)
@@ -115,10 +121,14 @@ class TokenTracker:
         if mask is None:
             mask = torch.ones(rows, past + width, dtype=torch.bool, device=inputs.device)
         elif mask.dim() != 2:
-            raise UserError("the attention mask must be [batch, tokens]", cure="Pass the tokenizer's own mask.")
+            raise UserError(
+                "edits and captures need an attention mask of [batch, tokens]",
+                cure="Pass the tokenizer's own mask, and generate with the default cache.",
+            )
         self.real = mask[:, -width:].bool()
         self.columns = torch.arange(past, past + width, device=mask.device)
-        if past == 0 and not (self._generating and self.prompt_width is not None):
+        self.starts = past == 0 and not (self._generating and self.prompt_width is not None)
+        if self.starts:
             self.prompt_width = width
             self.first = self.real.int().argmax(dim=1)
             self.last = width - 1 - self.real.flip(1).int().argmax(dim=1)

@@ -18,6 +18,7 @@ from neuronlens.checkpoint import Checkpoint
 from neuronlens.config import DatasetParams, Scoring
 from neuronlens.dataset import Dataset
 from neuronlens.encoding import Encoder, encoder_for, longest_input, resolve_labels
+from neuronlens.errors import DatasetError
 from neuronlens.evaluation.suffix import edited_passes
 from neuronlens.interventions.edit import Dose, Intervention, edit
 from neuronlens.progress import track
@@ -76,6 +77,8 @@ def score_rows(
     model, params = checkpoint.model, text or DatasetParams()
     labels = resolve_labels(checkpoint, dataset.concepts, params)
     rows = np.array([i for i, name in enumerate(dataset.split) if name == split], dtype=np.int64)
+    if not len(rows):
+        raise DatasetError(f"the split {split!r} has no rows", cure="Every split needs some of each concept.")
     encoded = encoder_for(checkpoint, params).encode([dataset.text[i] for i in rows])
     truth = np.array([labels.concepts.index(dataset.concept[i]) for i in rows], dtype=np.int64)
     shape = (len(interventions) + 1, len(rows))
@@ -113,6 +116,10 @@ def document_losses(
     model = checkpoint.model
     encoder = Encoder(checkpoint.tokenizer, min(max_tokens, longest_input(checkpoint)))
     encoded = [ids for ids in encoder.encode(documents) if len(ids) > 1]
+    if not encoded:
+        raise DatasetError(
+            "no document has two tokens", where="evaluate.auxiliary", cure="Perplexity needs running text."
+        )
     losses = np.zeros((len(interventions) + 1, len(encoded)))
     # all positions' logits are held at once, which for a large vocabulary is far more than the hidden states
     budget = max(1, _LOGIT_BYTES // (4 * int(model.config.vocab_size)))

@@ -88,8 +88,7 @@ def evaluate_methods(
     """
     config = config or Config()
     edits = [
-        Intervention.of(method.ranges, method.operator, method.positions, config.extract.pooling)
-        for method in methods
+        Intervention.of(method.ranges, method.operator, method.positions, config.extract.pooling) for method in methods
     ]
     scores = score_rows(
         checkpoint,
@@ -152,7 +151,9 @@ def _measure(scores: RowScores, concept: str, indices: Sequence[int], config: Co
         n = int(members.sum())
         for measure, rows in values.items():
             base, edited = rows[0], rows[list(indices)]
-            means = bootstrap_means(np.vstack([edited, base[None]]), config.evaluate.bootstrap, config.seed)
+            means = bootstrap_means(
+                np.vstack([edited, base[None]]), config.evaluate.bootstrap, config.seed, GROUPS.index(group)
+            )
             drops[group, measure] = means[-1] - means[:-1]
             low, high = interval(means[:-1])
             drop_low, drop_high = interval(drops[group, measure])

@@ -19,7 +19,7 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def bootstrap_means(values: npt.NDArray[np.floating], resamples: int, seed: int) -> Array:
+def bootstrap_means(values: npt.NDArray[np.floating], resamples: int, seed: int, stream: int = 0) -> Array:
     """Means of rows drawn with replacement.
 
     The same rows are drawn for every series, so differences between series stay paired.
@@ -27,13 +27,14 @@ def bootstrap_means(values: npt.NDArray[np.floating], resamples: int, seed: int)
     Args:
         values: [M, n] M series over the same n rows.
         resamples: R.
-        seed: decides the draws, together with n.
+        seed: decides the draws, together with n and `stream`.
+        stream: another number for rows that are drawn independently; without it two groups of equal size would draw alike.
 
     Returns:
         [M, R].
     """
     series, n = values.shape
-    generator = np.random.default_rng([seed, n])
+    generator = np.random.default_rng([seed, n, stream])
     exact = values.astype(np.float64)
     means = np.empty((series, resamples))
     step = max(1, _CHUNK // n)

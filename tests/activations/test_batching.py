@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,7 +22,7 @@ def test_every_row_once_within_the_budget_shortest_first(lengths, budget):
     for batch in batches:
         padded = len(batch) * max(lengths[int(row)] for row in batch)
         assert padded <= budget or len(batch) == 1
-    for one, two in zip(batches, batches[1:], strict=False):
+    for one, two in itertools.pairwise(batches):
         assert lengths[int(two[0])] * (len(one) + 1) > budget, "no batch is closed while the next row fits"
 
 
@@ -29,7 +31,10 @@ def test_equal_lengths_keep_their_order():
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=8), min_size=1, max_size=6), st.sampled_from(["left", "right"]))
+@given(
+    st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=8), min_size=1, max_size=6),
+    st.sampled_from(["left", "right"]),
+)
 def test_the_mask_gives_back_the_rows(encoded, side):
     batch = collate(encoded, np.arange(len(encoded)), pad_id=0, device="cpu", side=side)
     assert batch.input_ids.shape == batch.attention_mask.shape == (len(encoded), max(map(len, encoded)))

@@ -172,7 +172,9 @@ def test_a_capture_is_a_copy(checkpoints, family):
     for site in SITES:
         assert torch.equal(first[site], kept[site])
         assert torch.equal(captured[site], kept[site].flip(0)) or torch.allclose(captured[site], kept[site].flip(0))
-        assert captured[site].untyped_storage().nbytes() == captured[site].nbytes, "a view keeps the layer's whole output"
+        assert captured[site].untyped_storage().nbytes() == captured[site].nbytes, (
+            "a view keeps the layer's whole output"
+        )
         captured[site].fill_(1e6)
     assert torch.equal(checkpoint.model(**inputs).logits, plain)
 
@@ -228,9 +230,11 @@ def test_a_site_that_is_passed_by_is_an_error(checkpoints, family):
     block = checkpoint.model.get_submodule(BLOCKS[family])[1]
     block.__dict__["forward"] = lambda hidden, *_, **__: hidden
     try:
-        with pytest.raises(NeuronLensError, match=r"site mlp_post\.1 fired 0 times in 1 forward calls"):
-            with capture(checkpoint.model, ["mlp_post.1"]):
-                checkpoint.model(**batch_of(checkpoint))
+        with (
+            pytest.raises(NeuronLensError, match=r"site mlp_post\.1 fired 0 times in 1 forward calls"),
+            capture(checkpoint.model, ["mlp_post.1"]),
+        ):
+            checkpoint.model(**batch_of(checkpoint))
     finally:
         del block.__dict__["forward"]
 
@@ -238,9 +242,11 @@ def test_a_site_that_is_passed_by_is_an_error(checkpoints, family):
 def test_a_width_other_than_the_configs_is_an_error(checkpoints, monkeypatch):
     checkpoint = checkpoints("llama")
     monkeypatch.setattr(checkpoint.model.config, "intermediate_size", INNER + 1)
-    with pytest.raises(NeuronLensError, match=r"mlp_post\.0 gave shape .*24\), the config says \[batch, tokens, 25\]"):
-        with capture(checkpoint.model, ["mlp_post.0"]):
-            checkpoint.model(**batch_of(checkpoint))
+    with (
+        pytest.raises(NeuronLensError, match=r"mlp_post\.0 gave shape .*24\), the config says \[batch, tokens, 25\]"),
+        capture(checkpoint.model, ["mlp_post.0"]),
+    ):
+        checkpoint.model(**batch_of(checkpoint))
 
 
 def test_a_layer_that_does_not_exist_is_an_error(checkpoints):

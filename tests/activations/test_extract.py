@@ -129,12 +129,16 @@ def test_a_broken_weight_is_not_averaged_over(checkpoints, dataset, family):
     checkpoint = load_checkpoint(checkpoints(family).path)
     with torch.no_grad():
         checkpoint.model.get_submodule(BLOCKS[family])[2].get_submodule(DOWN[family]).weight.view(-1)[3] = float("nan")
-    with pytest.raises(NonFiniteActivationError, match=r"site resid_post\.2, neuron \d+, row \d+: the activation is nan"):
+    with pytest.raises(
+        NonFiniteActivationError, match=r"site resid_post\.2, neuron \d+, row \d+: the activation is nan"
+    ):
         collect_activations(checkpoint, dataset)
 
 
 def test_a_site_or_concept_the_model_lacks_is_refused(checkpoints, dataset):
-    with pytest.raises(SiteError, match=r"extract\.sites: site 'resid_post\.7': layer 7 does not exist.*0 to 2, last, middle"):
+    with pytest.raises(
+        SiteError, match=r"extract\.sites: site 'resid_post\.7': layer 7 does not exist.*0 to 2, last, middle"
+    ):
         collect_activations(checkpoints("bert"), dataset, ["resid_post.7"])
     stranger = dataclasses.replace(dataset, concept=["weather", *dataset.concept[1:]])
     with pytest.raises(DatasetError, match=r"concept 'weather' is no class of the model.*--set 'dataset\.labels"):

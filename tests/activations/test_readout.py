@@ -22,7 +22,8 @@ def test_padded_rows_get_the_logits_they_get_alone(checkpoints, family):
     encoded = checkpoint.tokenizer(sentences(6))["input_ids"]
     sides = ("left", "right") if family in LANGUAGE_MODELS else ("right",)
     found = [
-        deciding_logits(checkpoint.model, collate(encoded, np.arange(6), pad_id=0, device="cpu", side=side)) for side in sides
+        deciding_logits(checkpoint.model, collate(encoded, np.arange(6), pad_id=0, device="cpu", side=side))
+        for side in sides
     ]
     for row, ids in enumerate(encoded):
         alone = checkpoint.model(torch.tensor([ids])).logits

@@ -35,9 +35,7 @@ def some_edits(config, layers=(0, 2), operator="zero"):
 def test_scores_do_not_depend_on_the_batches(checkpoints, dataset, family):
     checkpoint = checkpoints(family)
     edits = some_edits(checkpoint.config)
-    one, some, all_ = (
-        score_rows(checkpoint, dataset, edits, batch_tokens=budget) for budget in (1, 40, 1 << 20)
-    )
+    one, some, all_ = (score_rows(checkpoint, dataset, edits, batch_tokens=budget) for budget in (1, 40, 1 << 20))
     for other in (some, all_):
         np.testing.assert_allclose(other.confidence, one.confidence, rtol=2e-5)
         np.testing.assert_array_equal(other.predicted, one.predicted)

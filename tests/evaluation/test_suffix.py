@@ -91,7 +91,9 @@ def test_an_abandoned_sweep_leaves_no_trace(checkpoints):
     assert hooks(checkpoint.model) == 0
 
 
-@pytest.mark.parametrize(("site", "count"), [("resid_post.0", 1), ("resid_post.2", 3), ("mlp_post.0", 0), ("mlp_post.2", 2)])
+@pytest.mark.parametrize(
+    ("site", "count"), [("resid_post.0", 1), ("resid_post.2", 3), ("mlp_post.0", 0), ("mlp_post.2", 2)]
+)
 def test_blocks_before_an_edit(site, count):
     assert blocks_before(Site.parse(site)) == count
 

@@ -9,6 +9,8 @@ import pytest
 
 from neuronlens.activations.extract import collect_activations
 from neuronlens.config import Config
+from neuronlens.evaluation import sweep
+from neuronlens.evaluation.scoring import RowScores
 from neuronlens.evaluation.sweep import Method, evaluate_methods
 from neuronlens.evaluation.uncertainty import wilson
 from neuronlens.ranges.fit import fit_ranges, fit_statistics
@@ -62,7 +64,8 @@ def test_results_equal_the_plain_reference(checkpoints, topics, auxiliary, famil
     checkpoint = checkpoints(family)
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
     config = settings(
-        interventions={"positions": positions}, evaluate={"scoring": scoring, "auxiliary": str(auxiliary), "bootstrap": 100}
+        interventions={"positions": positions},
+        evaluate={"scoring": scoring, "auxiliary": str(auxiliary), "bootstrap": 100},
     )
     layers = (LAYERS // 2, LAYERS - 1)
     activations = collect_activations(
@@ -116,7 +119,9 @@ def test_results_equal_the_plain_reference(checkpoints, topics, auxiliary, famil
 def test_drops_and_selectivity_follow_from_the_measured_rates(checkpoints, dataset):
     checkpoint = checkpoints("llama")
     statistics = fit_statistics(collect_activations(checkpoint, dataset), "resid_post.2", rows="all")
-    methods = [Method(fit_ranges(statistics, concept, top=0.3, kind="full"), "zero", "all") for concept in dataset.concepts]
+    methods = [
+        Method(fit_ranges(statistics, concept, top=0.3, kind="full"), "zero", "all") for concept in dataset.concepts
+    ]
     table, scores = evaluate_methods(checkpoint, dataset, methods, settings(dataset={}))
     for index, found in enumerate(table.to_pylist(), start=1):
         target = scores.truth == scores.concepts.index(found["concept"])
@@ -145,6 +150,33 @@ def test_a_method_without_effect_has_drops_of_exactly_zero(checkpoints, dataset)
     names = [name for name in found if "drop" in name or "selectivity" in name or name.startswith("dose")]
     assert len(names) > 15
     assert {name: found[name] for name in names} == dict.fromkeys(names, 0.0)
+
+
+def test_target_and_complement_are_drawn_independently(checkpoints, dataset, monkeypatch):
+    """Also where both have as many rows, as two balanced concepts do: here both lose every second row, in the same order."""
+    n = 40
+    truth = np.repeat([0, 1], n)
+    edited = np.where(np.arange(2 * n) % 2 == 0, truth, 1 - truth)
+    zeros = np.zeros((2, 2 * n), dtype=np.int64)
+    scores = RowScores(
+        ("finance", "sports"),
+        np.arange(2 * n),
+        truth,
+        np.stack([truth, edited]),
+        zeros.astype(np.float32),
+        zeros,
+        zeros,
+        0.0,
+        0.0,
+    )
+    monkeypatch.setattr(sweep, "score_rows", lambda *_, **__: scores)
+    checkpoint = checkpoints("bert")
+    statistics = fit_statistics(collect_activations(checkpoint, dataset), "resid_post.2", rows="all")
+    table, _ = evaluate_methods(checkpoint, dataset, [Method(fit_ranges(statistics, "sports", top=0.3))], settings())
+    found = table.to_pylist()[0]
+    assert (found["target_accuracy_drop"], found["selectivity"]) == (0.5, 0.0)
+    # the standard error of a difference of two rates of a half on 40 rows each is 0.112
+    assert found["selectivity_high"] - found["selectivity_low"] == pytest.approx(4 * 0.112, rel=0.25)
 
 
 def test_method_names_tell_methods_apart(checkpoints, dataset):

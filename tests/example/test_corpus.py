@@ -91,5 +91,5 @@ def test_all_words_together_tell_most_topics_and_not_all(seed):
     def evidence(text: str, topic: str) -> float:
         return sum(log((count[topic][word] + 1) / (count[topic].total() + 400)) for word in words(text))
 
-    right = [max(TOPICS, key=lambda topic: evidence(row.text, topic)) == row.label for row in corpus.audited]  # noqa: B023
+    right = [max(TOPICS, key=lambda topic: evidence(row.text, topic)) == row.label for row in corpus.audited]
     assert 0.93 < sum(right) / len(right) < 0.985

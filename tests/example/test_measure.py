@@ -40,5 +40,5 @@ def test_a_language_model_is_right_where_generation_among_the_labels_is(checkpoi
         prompt = tokenizer(PROMPT.format(text=row.text), return_tensors="pt")["input_ids"]
         with torch.inference_mode():
             logits = model(prompt).logits[0, -1]
-        right += max(TOPICS, key=lambda topic: logits[tokenizer(f" {topic}")["input_ids"][0]]) == row.label  # noqa: B023
+        right += max(TOPICS, key=lambda topic: logits[tokenizer(f" {topic}")["input_ids"][0]]) == row.label
     assert language_model_accuracy(checkpoint, ROWS) == right / len(ROWS)

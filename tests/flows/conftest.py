@@ -11,6 +11,7 @@ import pytest
 
 from flows.engine import run_audit
 from flows.environment import set_environment
+from flows.server import prefect_api
 from neuronlens.config import Config, load_config
 from tests.conftest import labelled, sentences
 from tests.models import save_checkpoint
@@ -63,9 +64,18 @@ def audited(configure: Callable[..., Config], tmp_path_factory: pytest.TempPathF
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
-    """A Prefect server of the tests' own."""
-    from prefect.testing.utilities import prefect_test_harness
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where Prefect keeps its files during the tests; making its database is most of a server's first start."""
+    home = tmp_path_factory.mktemp("prefect")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(home))
+        yield home
 
-    with prefect_test_harness(server_startup_timeout=120):
+
+@pytest.fixture(scope="session")
+def prefect_server(prefect_home: Path) -> Iterator[None]:
+    """The server that a run starts for itself, one for all tests that run flows."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+
+    with temporary_settings({PREFECT_HOME: prefect_home}, restore_defaults={PREFECT_API_URL}), prefect_api():
         yield

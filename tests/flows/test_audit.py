@@ -13,6 +13,7 @@ from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.schedules import IntervalSchedule
 
 from flows.audit import audit_flow
+from flows.engine import run_audit
 from neuronlens.artifact import TIMING
 from neuronlens.config import Config
 from neuronlens.errors import DatasetError
@@ -35,7 +36,7 @@ def test_a_flow_makes_the_same_bytes_and_then_has_nothing_to_do(
     first = audit_flow(configure(), tmp_path / "audit", return_state=True)
     assert [outcome.outcome for outcome in first.result()] == ["computed"] * len(STAGES)
     assert _files(tmp_path / "audit") == _files(audited)
-    second = audit_flow(configure(), tmp_path / "audit")
+    second = run_audit(configure(), tmp_path / "audit")
     assert [(outcome.stage, outcome.outcome) for outcome in second] == [(name, "current") for name in STAGES]
     with get_client(sync_client=True) as client:
         run = client.read_flow_run(first.state_details.flow_run_id)
@@ -43,13 +44,13 @@ def test_a_flow_makes_the_same_bytes_and_then_has_nothing_to_do(
 
 
 def test_a_users_mistake_leaves_the_flow_as_it_was_raised_and_is_not_logged(
-    configure: Callable[..., Config], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    configure: Callable[..., Config], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = tmp_path / "data.csv"
     data.write_text("text,label\n" + "bank,law\n" * 5)
     with pytest.raises(DatasetError, match=r"data\.csv: holds one concept only"):
         audit_flow(configure(f"dataset.path={data}"), tmp_path / "audit")
-    assert "".join(capfd.readouterr()) == ""
+    assert caplog.text == ""
     assert not (tmp_path / "audit").exists()
 
 

@@ -104,7 +104,14 @@ def test_positions_name_the_same_tokens_on_either_side_of_padding(checkpoints, f
     item = between(checkpoint.config, Site(1, "mlp_post"), -INF, INF, positions=positions)
     inputs = batch_of(checkpoint)
     with edit(checkpoint.model, item) as (dose,):
-        padded = checkpoint.model(**inputs | ({"position_ids": (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)} if family in LANGUAGE_MODELS else {})).logits
+        padded = checkpoint.model(
+            **inputs
+            | (
+                {"position_ids": (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)}
+                if family in LANGUAGE_MODELS
+                else {}
+            )
+        ).logits
         looked_at = dose.looked_at.tolist()
     for row, text in enumerate(sentences(4)):
         alone = checkpoint.tokenizer([text], return_tensors="pt")
@@ -129,7 +136,8 @@ def test_what_the_policies_name(checkpoints):
             whole = []
             block = checkpoint.model.get_submodule(BLOCKS[family])[1]
             handle = block.register_forward_pre_hook(
-                lambda _, args, kwargs, whole=whole: whole.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
+                lambda _, args, kwargs, whole=whole: whole.append(args[0] if args else kwargs["hidden_states"]),
+                with_kwargs=True,
             )
             with edit(checkpoint.model, item):
                 checkpoint.model(ids, attention_mask=mask)
@@ -171,8 +179,12 @@ def test_edits_of_one_site_are_applied_in_order(checkpoints, family):
     checkpoint = checkpoints(family)
     model, inputs, site = checkpoint.model, batch_of(checkpoint), Site(1, "resid_post")
     neurons = torch.arange(8)
-    one = Intervention(site, neurons, torch.full((8, 1), -INF), torch.zeros(8, 1), "complement_mean", torch.full((8,), 0.5))
-    two = Intervention(site, neurons, torch.full((8, 1), 0.5), torch.full((8, 1), 0.5), "complement_mean", torch.full((8,), -2.0))
+    one = Intervention(
+        site, neurons, torch.full((8, 1), -INF), torch.zeros(8, 1), "complement_mean", torch.full((8,), 0.5)
+    )
+    two = Intervention(
+        site, neurons, torch.full((8, 1), 0.5), torch.full((8, 1), 0.5), "complement_mean", torch.full((8,), -2.0)
+    )
 
     def captured(*contexts):
         with contexts[0] as _, capture(model, [site]) as found:
@@ -239,7 +251,10 @@ def test_gradients_flow_through_an_edit(checkpoints):
 def test_a_site_that_does_not_exist_is_refused_before_any_hook(checkpoints):
     model = checkpoints("bert").model
     item = between(checkpoints("bert").config, Site(1, "resid_post"), -INF, INF)
-    with pytest.raises(SiteError, match="layer 9 does not exist"), edit(model, [item, between(model.config, Site(9, "resid_post"), 0, 1)]):
+    with (
+        pytest.raises(SiteError, match="layer 9 does not exist"),
+        edit(model, [item, between(model.config, Site(9, "resid_post"), 0, 1)]),
+    ):
         pass
     assert hooks(model) == 0
 
@@ -249,18 +264,22 @@ def test_an_edit_that_is_passed_by_is_an_error(checkpoints):
     block = checkpoint.model.model.layers[1]
     block.__dict__["forward"] = lambda hidden, *_, **__: hidden
     try:
-        with pytest.raises(NeuronLensError, match=r"site mlp_post\.1 fired 0 times in 1 forward calls"):
-            with edit(checkpoint.model, between(checkpoint.config, Site(1, "mlp_post"), -INF, INF)):
-                checkpoint.model(**batch_of(checkpoint))
+        with (
+            pytest.raises(NeuronLensError, match=r"site mlp_post\.1 fired 0 times in 1 forward calls"),
+            edit(checkpoint.model, between(checkpoint.config, Site(1, "mlp_post"), -INF, INF)),
+        ):
+            checkpoint.model(**batch_of(checkpoint))
     finally:
         del block.__dict__["forward"]
 
 
 def test_a_mask_of_other_shape_is_refused(checkpoints):
     checkpoint = checkpoints("gpt2")
-    with edit(checkpoint.model, between(checkpoint.config, Site(1, "resid_post"), -INF, INF)):
-        with pytest.raises(UserError, match=r"the attention mask must be \[batch, tokens\]"):
-            checkpoint.model(torch.tensor([[5, 6]]), attention_mask=torch.zeros(1, 1, 2, 2))
+    with (
+        edit(checkpoint.model, between(checkpoint.config, Site(1, "resid_post"), -INF, INF)),
+        pytest.raises(UserError, match=r"an attention mask of \[batch, tokens\]"),
+    ):
+        checkpoint.model(torch.tensor([[5, 6]]), attention_mask=torch.zeros(1, 1, 2, 2))
 
 
 # ---- under generate
@@ -354,7 +373,8 @@ def test_beams_are_edited_alike_with_and_without_cache(checkpoints, family, posi
     item = between(checkpoint.config, Site(1, "resid_post"), -1.0, 0.9, positions=positions)
     with edit(checkpoint.model, item):
         cached, uncached = (
-            generate(checkpoint, inputs, num_beams=3, max_new_tokens=4, min_new_tokens=4, use_cache=use) for use in (True, False)
+            generate(checkpoint, inputs, num_beams=3, max_new_tokens=4, min_new_tokens=4, use_cache=use)
+            for use in (True, False)
         )
     assert_same_decoding(cached, uncached)
 
@@ -410,7 +430,9 @@ def test_a_hand_written_decoding_loop_with_a_cache(checkpoints, positions):
         cache, found = None, ids
         for step in range(3):
             positions_of = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-            out = checkpoint.model(ids, attention_mask=mask, position_ids=positions_of, past_key_values=cache, use_cache=True)
+            out = checkpoint.model(
+                ids, attention_mask=mask, position_ids=positions_of, past_key_values=cache, use_cache=True
+            )
             logits = out.logits[:, -1].clone()
             logits[:, 3] = -INF  # what min_new_tokens does to the end of text
             torch.testing.assert_close(logits, scores[step], rtol=1e-4, atol=1e-4)

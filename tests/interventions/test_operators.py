@@ -90,7 +90,9 @@ def test_edits_are_never_in_place():
     assert edited[0].tolist() == [[0.0, 1.0, 0.0], [1.0, 1.0, 1.0]]
 
 
-@pytest.mark.parametrize(("value", "lower", "inside"), [(50.0, 50.05, False), (50.25, 50.2, True), (0.513671875, 0.5135, True)])
+@pytest.mark.parametrize(
+    ("value", "lower", "inside"), [(50.0, 50.05, False), (50.25, 50.2, True), (0.513671875, 0.5135, True)]
+)
 def test_bfloat16_activations_meet_float32_bounds(value, lower, inside):
     """Where bfloat16 has steps of 0.25, a bound of 50.05 rounded to it would be 50.0 and let 50.0 in."""
     bound = torch.tensor(lower)

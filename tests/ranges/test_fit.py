@@ -35,7 +35,9 @@ def activations(seed=0, neurons=12, per=25, constant=(4,)):
     generator = np.random.default_rng(seed)
     concept = [name for name in CONCEPTS for _ in range(per)]
     centre = generator.normal(size=(neurons, 3))[:, np.repeat(range(3), per)]
-    values = (centre + generator.normal(size=centre.shape) * generator.uniform(0.1, 2, size=(neurons, 1))).astype(np.float32)
+    values = (centre + generator.normal(size=centre.shape) * generator.uniform(0.1, 2, size=(neurons, 1))).astype(
+        np.float32
+    )
     values[list(constant)] = 0.1
     predicted = [name if generator.random() < 0.8 else "a" for name in concept]
     count = len(concept)
@@ -69,7 +71,9 @@ def test_statistics_are_numpys_on_the_fit_rows(rows):
     assert statistics.concepts == CONCEPTS
     for at, concept in enumerate(CONCEPTS):
         own = members(found, concept, rows).astype(np.float64)
-        rest = np.concatenate([members(found, name, rows) for name in CONCEPTS if name != concept], axis=1).astype(np.float64)
+        rest = np.concatenate([members(found, name, rows) for name in CONCEPTS if name != concept], axis=1).astype(
+            np.float64
+        )
         np.testing.assert_array_equal(statistics.values[at], members(found, concept, rows))
         for part, values in ((statistics.moments[at], own), (statistics.rest[at], rest)):
             assert part.n == values.shape[1]
@@ -171,7 +175,9 @@ def test_a_full_range_masks_everything_and_knows_no_tau():
 def test_the_control_takes_as_many_neurons_with_ranges_of_their_own():
     found = activations(neurons=40)
     statistics = fit_statistics(found, SITE)
-    ranked, control = (fit_ranges(statistics, "b", top=0.3, tau=2.0, kind=kind) for kind in ("gaussian", "random_neurons"))
+    ranked, control = (
+        fit_ranges(statistics, "b", top=0.3, tau=2.0, kind=kind) for kind in ("gaussian", "random_neurons")
+    )
     assert len(control.neurons) == len(ranked.neurons) == 12
     assert control.saliency == "random"
     assert set(control.neurons) != set(ranked.neurons)
@@ -210,7 +216,10 @@ def test_ranges_come_back_from_their_table(tmp_path, saliency):
     back = read_ranges(tmp_path / "ranges.parquet")
     assert len(back) == len(found)
     assert all(same(one, two) for one, two in zip(found, back, strict=True))
-    assert all(two.neurons.dtype == one.neurons.dtype and two.lower.dtype == np.float32 for one, two in zip(found, back, strict=True))
+    assert all(
+        two.neurons.dtype == one.neurons.dtype and two.lower.dtype == np.float32
+        for one, two in zip(found, back, strict=True)
+    )
 
 
 def test_a_sweep_has_each_method_of_each_concept_once():
@@ -228,7 +237,20 @@ def test_the_statistics_table_explains_every_neuron(tmp_path):
     write_table(tmp_path / "statistics.parquet", statistics_table(statistics, 0))
     table = read_table(tmp_path / "statistics.parquet")
     assert table.num_rows == 3 * 12
-    promised = {"site", "concept", "neuron", "n", "mean", "std", "min", "max", "skewness", "kurtosis", "quantiles", "histogram"}
+    promised = {
+        "site",
+        "concept",
+        "neuron",
+        "n",
+        "mean",
+        "std",
+        "min",
+        "max",
+        "skewness",
+        "kurtosis",
+        "quantiles",
+        "histogram",
+    }
     assert promised <= set(table.column_names)
     assert {"mean_abs", "d_prime", "random", "jarque_bera_p"} <= set(table.column_names)
     row = table.filter((np.array(table["concept"]) == "b") & (np.array(table["neuron"]) == 7)).to_pylist()[0]

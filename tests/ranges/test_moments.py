@@ -42,7 +42,9 @@ def check(found: Moments, values: np.ndarray) -> None:
     np.testing.assert_array_equal(found.maximum, exact.max(axis=1))
     if found.n > 2 and (shifted.std(axis=1) > 0).all():
         np.testing.assert_allclose(found.skewness, scipy.stats.skew(shifted, axis=1, bias=True), rtol=1e-6, atol=1e-8)
-        np.testing.assert_allclose(found.kurtosis, scipy.stats.kurtosis(shifted, axis=1, bias=True), rtol=1e-6, atol=1e-8)
+        np.testing.assert_allclose(
+            found.kurtosis, scipy.stats.kurtosis(shifted, axis=1, bias=True), rtol=1e-6, atol=1e-8
+        )
         expected = scipy.stats.jarque_bera(shifted, axis=1).pvalue
         np.testing.assert_allclose(found.jarque_bera, expected, rtol=1e-5, atol=1e-12)
 

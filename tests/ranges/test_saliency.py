@@ -31,7 +31,10 @@ def test_d_prime_by_its_formula():
 
 def test_d_prime_of_constant_neurons():
     """Two constants that differ are told apart perfectly; two equal ones not at all."""
-    own, rest = Moments.of(np.array([[1.0, 1.0], [1.0, 1.0], [1.0, 1.0]])), Moments.of(np.array([[2.0, 2.0], [1.0, 1.0], [0.0, 2.0]]))
+    own, rest = (
+        Moments.of(np.array([[1.0, 1.0], [1.0, 1.0], [1.0, 1.0]])),
+        Moments.of(np.array([[2.0, 2.0], [1.0, 1.0], [0.0, 2.0]])),
+    )
     assert d_prime(own, rest).tolist() == [math.inf, 0.0, 0.0]
 
 
@@ -47,7 +50,9 @@ def test_the_top_is_the_floor_of_the_share_and_ties_go_to_the_lower_index(scores
     assert top_set(np.array(scores), share).tolist() == expected
 
 
-@pytest.mark.parametrize(("width", "share", "count"), [(10, 0.3, 3), (10, 0.39, 3), (768, 0.3, 230), (10, 1.0, 10), (3, 0.34, 1)])
+@pytest.mark.parametrize(
+    ("width", "share", "count"), [(10, 0.3, 3), (10, 0.39, 3), (768, 0.3, 230), (10, 1.0, 10), (3, 0.34, 1)]
+)
 def test_counts_as_the_reference_counts(width, share, count):
     assert len(top_set(np.zeros(width), share)) == count
 
@@ -55,7 +60,11 @@ def test_counts_as_the_reference_counts(width, share, count):
 def test_random_scores_depend_on_seed_site_and_concept_only():
     scores = random_scores(20, 0, SITE, "sports")
     np.testing.assert_array_equal(scores, random_scores(20, 0, Site(3, "resid_post"), "sports"))
-    others = [random_scores(20, 1, SITE, "sports"), random_scores(20, 0, SITE, "health"), random_scores(20, 0, Site(3, "mlp_post"), "sports")]
+    others = [
+        random_scores(20, 1, SITE, "sports"),
+        random_scores(20, 0, SITE, "health"),
+        random_scores(20, 0, Site(3, "mlp_post"), "sports"),
+    ]
     assert not any(np.allclose(scores, other) for other in others)
 
 
