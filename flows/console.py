@@ -6,7 +6,6 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,7 +15,7 @@ from rich.table import Table
 
 from flows.engine import log
 from neuronlens.report.table import KIND_NAMES, Interval, ResultRow, result_rows
-from neuronlens.report.text import count, number, points, significant, visible
+from neuronlens.report.text import count, points, points_between, significant, visible
 
 
 def show_stages(stream: TextIO) -> None:
@@ -51,31 +50,33 @@ def _caption(rows: Sequence[ResultRow], audit: Mapping[str, Any]) -> str:
     operator = ", ".join(dict.fromkeys(row.operator for row in rows))
     return (
         f"{known}\nedited (top {top}, tau {tau}, {operator}): drops of accuracy in percentage points,\n"
-        f"means of {count(len(base['concepts']), 'concept')} [95 % interval]"
+        f"means of {count(len(base['concepts']), 'concept')} [95 % interval]; per site and ranking of the neurons"
     )
 
 
 def _table(rows: Sequence[ResultRow]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     measured = any(row.perplexity is not None for row in rows)
-    for name in ("", "ranked by"):
-        table.add_column(name, no_wrap=True)
+    table.add_column("", no_wrap=True)
     for name in ("target", "others", "selectivity", *(["ppl"] if measured else [])):
         table.add_column(name, justify="right", no_wrap=True)
-    for site, group in groupby(rows, key=lambda row: row.site):
-        table.add_row(site, style="bold")
-        for row in group:
-            cells = [
-                _drop(row.target_drop, row.target_drop_interval),
-                _drop(row.complement_drop, row.complement_drop_interval),
-                _drop(row.selectivity, row.selectivity_interval),
-                *([significant(row.perplexity)] if measured else []),
-            ]
-            table.add_row(KIND_NAMES[row.range], row.saliency, *cells)
+    shown = None
+    for row in rows:
+        heading = (row.site, row.saliency)
+        if row.saliency != "random" and heading != shown:  # random neurons stand below those they are the control of
+            table.add_row(row.site, f"by {row.saliency}", style="bold")
+            shown = heading
+        cells = [
+            _drop(row.target_drop, row.target_drop_interval),
+            _drop(row.complement_drop, row.complement_drop_interval),
+            _drop(row.selectivity, row.selectivity_interval),
+            *([significant(row.perplexity)] if measured else []),
+        ]
+        table.add_row(KIND_NAMES[row.range], *cells)
     return table
 
 
 def _drop(value: float, interval: Interval | None) -> str:
-    """In percentage points. The ends of the interval are whole points, so that a row fits into 80 columns."""
-    between = f" [{number(100 * interval[0], 0)}, {number(100 * interval[1], 0)}]" if interval else ""
-    return points(value) + between
+    """In percentage points."""
+    between = points_between(*interval) if interval else ""
+    return f"{points(value)} {between}".rstrip()

@@ -47,10 +47,10 @@ def train_classifier(corpus: Corpus, folder: Path, seed: int) -> Scores:
     model = BertForSequenceClassification(
         BertConfig(
             vocab_size=len(tokenizer),
-            hidden_size=128,
+            hidden_size=96,
             num_hidden_layers=4,
             num_attention_heads=4,
-            intermediate_size=512,
+            intermediate_size=384,
             max_position_embeddings=MAX_TOKENS,
             pad_token_id=tokenizer.pad_token_id,
             id2label=dict(enumerate(TOPICS)),
@@ -61,7 +61,7 @@ def train_classifier(corpus: Corpus, folder: Path, seed: int) -> Scores:
         )
     )
     rows = [{**tokenizer(row.text), "labels": TOPICS.index(row.label)} for row in corpus.training]
-    arguments = _arguments(folder, seed, per_device_train_batch_size=24, learning_rate=1e-3)
+    arguments = _arguments(folder, seed, per_device_train_batch_size=32, learning_rate=1e-3)
     _train(model, tokenizer, rows, arguments, DataCollatorWithPadding(tokenizer))
     test = [row for row in corpus.audited if row.split == "test"]
     return {path.name: {"test_accuracy": classifier_accuracy(path, test)} for path in _checkpoints(folder)}

@@ -25,10 +25,13 @@ def test_every_main_method_has_its_row(
     lines = _shown(file, 80, monkeypatch, capsys).splitlines()
     rows = result_rows(json.loads(file.read_text()))
     assert {row.range for row in rows} == set(KIND_NAMES)
-    for row, line in zip(rows, lines[-len(rows) :], strict=True):
+    results = [line for line in lines if line.startswith(tuple(KIND_NAMES.values()))]
+    for row, line in zip(rows, results, strict=True):
         assert line.startswith(KIND_NAMES[row.range])
         for drop in (row.target_drop, row.complement_drop, row.selectivity):
             assert f" {points(drop)} [" in line
+    for site, saliency in {(row.site, row.saliency) for row in rows if row.saliency != "random"}:
+        assert [site, "by", saliency] in [line.split() for line in lines]
 
 
 def test_it_fits_80_columns_and_is_never_cut(
