@@ -1,7 +1,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 # Nothing tells anybody that it ran, and tokenizers do not warn about the processes of a parallel test run.
 export DO_NOT_TRACK := true
@@ -20,19 +19,20 @@ help: ## Show this list.
 setup: $(VENV)/.ready ## Make .venv, with everything pinned in requirements.lock and NeuronLens on top.
 
 audit: setup ## Make the embedded example and audit it into audits/example.
-	neuronlens example
-	neuronlens audit --out audits/example
+	$(BIN)/neuronlens example
+	$(BIN)/neuronlens audit --out audits/example
 
-check: setup ## Lint, types and the order of the floors.
-	ruff check .
-	mypy
-	lint-imports
+check: setup ## Lint, types, the order of the floors, and what is installed against what is asked for.
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pip check
 
 test: check ## All tests, after the checks.
-	pytest
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile
 
 bench: setup ## Measure, and print what the documentation quotes.
-	python -m benchmarks
+	$(BIN)/python -m benchmarks
 
 # uv installs in seconds what takes pip minutes. It does not read pip's configuration, so mirrors, wheel folders and
 # certificates that pip has been told of are handed on; where it cannot do the job, pip does.
@@ -46,7 +46,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	extra=$$(told extra-index-url); [ -z "$$extra" ] || export UV_INDEX="$${UV_INDEX-$$extra}"; \
 	cert=$$(told cert); [ -z "$$cert" ] || export SSL_CERT_FILE="$${SSL_CERT_FILE-$$cert}"; \
 	set -x; \
-	{ pip install --quiet $$(grep '^uv==' requirements.lock) && uv pip install --quiet --python $(BIN)/python -r requirements.lock; } \
-		|| pip install --quiet -r requirements.lock
-	pip install --quiet --no-deps --no-build-isolation --editable .
+	{ $(BIN)/pip install --quiet $$(grep '^uv==' requirements.lock) && $(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock; } \
+		|| $(BIN)/pip install --quiet -r requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -33,7 +33,7 @@ def prefect_api() -> Iterator[None]:
         yield
         return
     if sys.stderr.isatty():
-        sys.stderr.write("starting the local Prefect engine, about 10 s (--no-flow does without it)\n")
+        sys.stderr.write("starting the local Prefect engine, 10 to 20 s (--no-flow does without it)\n")
     with (
         local_server(settings.server.ephemeral.startup_timeout_seconds) as url,
         temporary_settings({PREFECT_API_URL: url}),

@@ -19,7 +19,7 @@ from neuronlens.config import Config
 from neuronlens.errors import DatasetError
 from neuronlens.stages import STAGES, audit_id
 
-pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.xdist_group("prefect")]
+pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
 def _files(folder: Path) -> dict[str, bytes]:

@@ -29,7 +29,6 @@ with local_server(timeout=120) as url:
 """
 
 
-@pytest.mark.xdist_group("prefect")
 @pytest.mark.usefixtures("prefect_home")
 def test_it_outlives_an_interrupt_but_not_the_run() -> None:
     with subprocess.Popen(
