@@ -7,10 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flows.environment import set_environment
-from neuronlens import artifact
 from neuronlens.config import Config
-from neuronlens.errors import UserError
-from neuronlens.stages import STAGES, Outcome, run_stage, stage_inputs, stage_params, why_not_current
+from neuronlens.stages import (
+    STAGES,
+    Outcome,
+    refuse_foreign_files,
+    run_stage,
+    stage_inputs,
+    stage_params,
+    why_not_current,
+)
 
 log = logging.getLogger("neuronlens.audit")
 
@@ -26,7 +32,7 @@ def run_audit(config: Config, folder: Path, *, use_flow: bool = True, force: boo
         UserError: the configuration, the data or the checkpoint cannot be audited, or `folder` holds somebody else's files.
     """
     for name in STAGES:
-        _refuse_foreign_files(folder, name)
+        refuse_foreign_files(folder, name)
     if not use_flow:
         return in_order(lambda name: run_stage(name, config, folder, force=force))
     _check_early(config, folder)
@@ -41,7 +47,6 @@ def run_audit(config: Config, folder: Path, *, use_flow: bool = True, force: boo
 
 def run_one(name: str, config: Config, folder: Path) -> Outcome:
     """Bring one stage of the audit in `folder` up to date."""
-    _refuse_foreign_files(folder, name)
     return _logged(run_stage(name, config, folder))
 
 
@@ -64,16 +69,3 @@ def _check_early(config: Config, folder: Path) -> None:
         from neuronlens.prepare import check
 
         check(config)
-
-
-def _refuse_foreign_files(folder: Path, stage: str) -> None:
-    """A stage replaces its folder as a whole, so it must not meet one that NeuronLens did not write."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError("is a file", where=str(folder), cure="Name a folder with --out.")
-    taken = folder / stage
-    if taken.exists() and not (taken / artifact.MANIFEST).exists():
-        raise UserError(
-            f"is no artifact of NeuronLens, and the stage {stage} would replace it",
-            where=str(taken),
-            cure="Name another folder with --out, or delete it.",
-        )

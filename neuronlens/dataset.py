@@ -194,7 +194,9 @@ def read_documents(path: str, rows: int) -> list[str]:
     file = Path(path).expanduser()
     if not file.is_file():
         raise DatasetError(
-            "no such file", where=f"evaluate.auxiliary: {path}", cure="Name a text file with a document a line."
+            "no such file",
+            where=f"evaluate.auxiliary: {path}",
+            cure="Name a text file with a document a line, or --set evaluate.auxiliary=null.",
         )
     if file.suffix.lower() in (".txt", ".text"):
         try:

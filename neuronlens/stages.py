@@ -16,7 +16,7 @@ from neuronlens import artifact
 from neuronlens.checkpoint import identify_checkpoint
 from neuronlens.config import Config
 from neuronlens.dataset import dataset_fingerprint, locate_dataset
-from neuronlens.errors import ArtifactError, DatasetError
+from neuronlens.errors import ArtifactError, DatasetError, UserError
 
 Runner = Callable[[Config, Mapping[str, Path], Path], dict[str, object]]
 
@@ -56,7 +56,7 @@ STAGES: Mapping[str, Stage] = {
             "prepare",
             "neuronlens.prepare:prepare",
             (),
-            (*_WORDS, "extract.sites"),
+            (*_WORDS, "extract.sites", "interventions.top"),
             ("checkpoint", "dataset", "auxiliary"),
         ),
         Stage(
@@ -130,6 +130,7 @@ def stage_inputs(stage: Stage, config: Config, audit: Path) -> dict[str, str]:
 
 def run_stage(name: str, config: Config, audit: Path, *, force: bool = False) -> Outcome:
     """Bring a stage of an audit up to date: nothing where it is current, else computed into a folder that appears when whole."""
+    refuse_foreign_files(audit, name)
     stage, out = STAGES[name], audit / name
     inputs, params = stage_inputs(stage, config, audit), stage_params(stage, config)
     reason = "asked for" if force else why_not_current(stage, inputs, params, out)
@@ -145,6 +146,19 @@ def run_stage(name: str, config: Config, audit: Path, *, force: bool = False) ->
             {"seconds": round(seconds, 3), "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
         )
     return Outcome(name, "computed", reason, seconds)
+
+
+def refuse_foreign_files(folder: Path, stage: str) -> None:
+    """A stage replaces its folder as a whole, so it must not meet one that NeuronLens did not write."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError("is a file", where=str(folder), cure="Name a folder with --out.")
+    taken = folder / stage
+    if taken.exists() and not (taken / artifact.MANIFEST).exists():
+        raise UserError(
+            f"is no artifact of NeuronLens, and the stage {stage} would replace it",
+            where=str(taken),
+            cure="Name another folder with --out, or delete it.",
+        )
 
 
 def why_not_current(stage: Stage, inputs: Mapping[str, str], params: Mapping[str, Any], out: Path) -> str | None:
@@ -174,7 +188,9 @@ def _auxiliary(config: Config) -> str:
     file = Path(config.evaluate.auxiliary).expanduser()
     if not file.is_file():
         raise DatasetError(
-            "no such file", where=f"evaluate.auxiliary: {file}", cure="Name a text file with a document a line."
+            "no such file",
+            where=f"evaluate.auxiliary: {file}",
+            cure="Name a text file with a document a line, or --set evaluate.auxiliary=null.",
         )
     return artifact.hash_file(file)
 

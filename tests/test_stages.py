@@ -132,6 +132,7 @@ def test_times_and_places_do_not_matter(audit, inputs, tmp_path):
     ("override", "computed"),
     [
         ("interventions.tau=3", {"fit": "interventions.tau [2.0, 2.5] -> [3.0]", "report": None, "evaluate": None}),
+        ("interventions.top=0.2", {"prepare": None, "fit": None, "evaluate": None, "report": None}),
         ("interventions.positions=last", {"fit": None, "evaluate": None, "report": None}),
         ("fit.minimum_rows=3", {"fit": "fit.minimum_rows 30 -> 3", "report": None}),
         ("evaluate.bootstrap=200", {"evaluate": "evaluate.bootstrap 100 -> 200", "report": None}),
@@ -266,3 +267,11 @@ def test_the_name_of_an_audit(inputs, finished):
 def test_an_input_that_is_missing_is_the_users_mistake(inputs, tmp_path, override, message):
     with pytest.raises(UserError, match=message):
         run_stage("prepare", settings(inputs, override), tmp_path / "audit")
+
+
+def test_a_folder_of_somebody_else_is_left_alone(inputs, tmp_path):
+    (tmp_path / "prepare").mkdir()
+    (tmp_path / "prepare" / "thesis.txt").write_text("x")
+    with pytest.raises(UserError, match="is no artifact of NeuronLens"):
+        run_stage("prepare", settings(inputs), tmp_path)
+    assert [path.name for path in (tmp_path / "prepare").iterdir()] == ["thesis.txt"]
