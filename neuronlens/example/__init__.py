@@ -167,6 +167,7 @@ def _train_alone(model: str, folder: Path, seed: int) -> Scores:
     command = [sys.executable, "-m", "neuronlens.example.train", model, str(folder), str(seed)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise NeuronLensError(f"training the example's {model} failed:\n{done.stderr}")
+        status = f"exit status {done.returncode}"  # a signal's number, negated, where somebody ended it
+        raise NeuronLensError(f"training the example's {model} failed with {status}\n{done.stderr}")
     scores: Scores = json.loads(done.stdout)
     return scores

@@ -36,6 +36,10 @@ from neuronlens.example.lexicon import TOPICS
 from neuronlens.example.measure import classifier_accuracy, label_tokens, language_model_accuracy, perplexity
 from neuronlens.example.vocabulary import MAX_TOKENS, byte_pairs, word_pieces
 
+# Of the weights. The usual 0.02 suits models eight times as wide: here signals would fade from layer to layer, and
+# training would begin with a long plateau.
+_INITIAL_STD = 0.05
+
 # How much more the label counts than any other token. It is one token in forty and says what the audit is about.
 _LABEL_WEIGHT = 20.0
 
@@ -52,10 +56,10 @@ def train_classifier(corpus: Corpus, folder: Path, seed: int) -> Scores:
             num_attention_heads=4,
             intermediate_size=384,
             max_position_embeddings=MAX_TOKENS,
+            initializer_range=_INITIAL_STD,
             pad_token_id=tokenizer.pad_token_id,
             id2label=dict(enumerate(TOPICS)),
             label2id={topic: index for index, topic in enumerate(TOPICS)},
-            initializer_range=0.05,  # BERT's 0.02 suits eight times the width; here the first hundred steps would be lost
             # every text is seen once: there is nothing to memorize that dropout could prevent
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
@@ -82,7 +86,7 @@ def train_language_model(corpus: Corpus, folder: Path, seed: int) -> Scores:
             n_layer=4,
             n_head=4,
             activation_function="gelu_pytorch_tanh",  # GPT-2's own gelu_new, computed in one kernel
-            initializer_range=0.05,  # GPT-2's 0.02 suits six times the width; here the first hundred steps would be lost
+            initializer_range=_INITIAL_STD,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,

@@ -9,17 +9,12 @@ from math import log
 
 import pytest
 
-from neuronlens.example.corpus import AUDITED_ROWS, AUXILIARY_DOCUMENTS, LENGTH, Corpus, generate
+from neuronlens.example.corpus import AUDITED_ROWS, AUXILIARY_DOCUMENTS, LENGTH, generate
 from neuronlens.example.lexicon import SHARED, TOPICS
 
 
 def words(text: str) -> list[str]:
     return re.findall(r"[a-z]+", text.lower())
-
-
-@pytest.fixture(scope="module")
-def corpus() -> Corpus:
-    return generate(0)
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +82,15 @@ def test_all_words_together_tell_most_topics_and_not_all(seed):
     count = {topic: Counter() for topic in TOPICS}
     for row in corpus.training:
         count[row.label].update(words(row.text))
+    vocabulary = set().union(*count.values())
+    evidence = {
+        topic: {word: log((seen[word] + 1) / (seen.total() + len(vocabulary))) for word in vocabulary}
+        for topic, seen in count.items()
+    }
 
-    def evidence(text: str, topic: str) -> float:
-        return sum(log((count[topic][word] + 1) / (count[topic].total() + 400)) for word in words(text))
+    def likeliest(text: str) -> str:
+        known = [word for word in words(text) if word in vocabulary]
+        return max(TOPICS, key=lambda topic: sum(evidence[topic][word] for word in known))
 
-    right = [max(TOPICS, key=lambda topic: evidence(row.text, topic)) == row.label for row in corpus.audited]
-    assert 0.93 < sum(right) / len(right) < 0.985
+    right = [likeliest(row.text) == row.label for row in corpus.audited]
+    assert 0.94 < sum(right) / len(right) < 0.985

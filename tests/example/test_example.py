@@ -13,17 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoConfig, AutoTokenizer
 
-from neuronlens import example as module
+from neuronlens import example as package
 from neuronlens.errors import NeuronLensError, UserError
 from neuronlens.example import RECIPE, STEPS, Example, make_example
-from neuronlens.example.corpus import AUDITED_ROWS, generate
+from neuronlens.example.corpus import AUDITED_ROWS
 from neuronlens.example.lexicon import TOPICS
 from neuronlens.example.measure import classifier_accuracy, language_model_accuracy, perplexity
-
-
-@pytest.fixture(scope="module")
-def made(example) -> Example:
-    return Example(example)
 
 
 @pytest.fixture
@@ -40,30 +35,29 @@ def untrained(monkeypatch):
                 (checkpoint / name).touch()
         return {"classifier/checkpoint-400": {"test_accuracy": 0.9}}
 
-    monkeypatch.setattr(module, "_train", train)
+    monkeypatch.setattr(package, "_train", train)
     return seeds
 
 
 # what is made
 
 
-def test_the_dataset_has_text_label_and_split(made):
-    table = pq.read_table(made.dataset)
+def test_the_dataset_has_text_label_and_split(example):
+    table = pq.read_table(example.dataset)
     assert table.column_names == ["text", "label", "split"]
     assert {str(kind) for kind in table.schema.types} == {"string"}
     count = Counter(zip(table["label"].to_pylist(), table["split"].to_pylist(), strict=True))
     assert count == {(topic, split): rows for topic in TOPICS for split, rows in AUDITED_ROWS.items()}
 
 
-def test_the_auxiliary_text_is_new_to_the_models(made):
-    documents = made.auxiliary.read_text(encoding="utf-8").splitlines()
-    corpus = generate(0)
+def test_the_auxiliary_text_is_new_to_the_models(example, corpus):
+    documents = example.auxiliary.read_text(encoding="utf-8").splitlines()
     assert tuple(documents) == corpus.auxiliary
     assert not set(documents) & {*corpus.training_documents, *(row.text for row in corpus.training)}
 
 
-def test_final_models_are_good_and_not_perfect(made):
-    scores = made.scores()
+def test_final_models_are_good_and_not_perfect(example):
+    scores = example.scores()
     for model in ("classifier", "language_model"):
         half_way, final = (scores[f"{model}/checkpoint-{step}"]["test_accuracy"] for step in STEPS)
         assert 0.85 < final < 0.99
@@ -72,12 +66,11 @@ def test_final_models_are_good_and_not_perfect(made):
     assert 1.5 < final < half_way < 30
 
 
-def test_the_recorded_scores_are_those_of_the_checkpoints(made):
-    corpus = generate(0)
+def test_the_recorded_scores_are_those_of_the_checkpoints(example, corpus):
     test = [row for row in corpus.audited if row.split == "test"]
-    scores = made.scores()
+    scores = example.scores()
     name = f"checkpoint-{STEPS[-1]}"
-    classifier, language_model = made.classifiers[-1], made.language_models[-1]
+    classifier, language_model = example.classifiers[-1], example.language_models[-1]
     a_row = 1.5 / len(test)  # another processor may tip a row that hangs in the balance
     assert classifier_accuracy(classifier, test) == pytest.approx(
         scores[f"classifier/{name}"]["test_accuracy"], abs=a_row
@@ -87,8 +80,8 @@ def test_the_recorded_scores_are_those_of_the_checkpoints(made):
     assert perplexity(language_model, corpus.auxiliary) == pytest.approx(expected["perplexity"], rel=1e-4)
 
 
-def test_checkpoints_are_two_points_of_one_run(made):
-    for run in (made.classifiers, made.language_models):
+def test_checkpoints_are_two_points_of_one_run(example):
+    for run in (example.classifiers, example.language_models):
         states = [json.loads((checkpoint / "trainer_state.json").read_text()) for checkpoint in run]
         assert [state["global_step"] for state in states] == list(STEPS)
         early, late = (state["log_history"] for state in states)
@@ -96,37 +89,37 @@ def test_checkpoints_are_two_points_of_one_run(made):
         assert late[-1]["loss"] < early[-1]["loss"]
 
 
-def test_checkpoints_are_of_the_architectures_they_claim(made):
-    for checkpoint in made.classifiers:
+def test_checkpoints_are_of_the_architectures_they_claim(example):
+    for checkpoint in example.classifiers:
         config = AutoConfig.from_pretrained(checkpoint)
         assert config.architectures == ["BertForSequenceClassification"]
         assert config.id2label == dict(enumerate(TOPICS))
         assert AutoTokenizer.from_pretrained(checkpoint).cls_token == "[CLS]"
-    for checkpoint in made.language_models:
+    for checkpoint in example.language_models:
         config = AutoConfig.from_pretrained(checkpoint)
         assert config.architectures == ["GPT2LMHeadModel"]
         assert AutoTokenizer.from_pretrained(checkpoint).eos_token_id == config.eos_token_id
 
 
-def test_perplexity_is_far_below_that_of_guessing(made):
-    checkpoint = made.language_models[-1]
-    assert made.scores()[f"language_model/{checkpoint.name}"]["perplexity"] < math.sqrt(
+def test_perplexity_is_far_below_that_of_guessing(example):
+    checkpoint = example.language_models[-1]
+    assert example.scores()[f"language_model/{checkpoint.name}"]["perplexity"] < math.sqrt(
         len(AutoTokenizer.from_pretrained(checkpoint))
     )
 
 
-# how it is made
+# how it is example
 
 
-def test_an_example_that_is_there_is_found_without_torch(made):
-    before = made.record.stat().st_mtime_ns
+def test_an_example_that_is_there_is_found_without_torch(example):
+    before = example.record.stat().st_mtime_ns
     program = (
         "import sys; from pathlib import Path; from neuronlens.example import make_example;"
-        f"make_example(Path({str(made.folder)!r}));"
+        f"make_example(Path({str(example.folder)!r}));"
         "assert not {'torch', 'transformers', 'pyarrow'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
-    assert made.record.stat().st_mtime_ns == before
+    assert example.record.stat().st_mtime_ns == before
 
 
 def test_it_is_made_once_per_seed_and_recipe(tmp_path, untrained, monkeypatch):
@@ -135,7 +128,7 @@ def test_it_is_made_once_per_seed_and_recipe(tmp_path, untrained, monkeypatch):
     assert untrained == [0]
     make_example(out, seed=1)
     assert json.loads(Example(out).record.read_text())["seed"] == 1
-    monkeypatch.setattr(module, "RECIPE", RECIPE + 1)
+    monkeypatch.setattr(package, "RECIPE", RECIPE + 1)
     make_example(out, seed=1)
     assert untrained == [0, 1, 1]
 
@@ -148,7 +141,8 @@ def test_an_example_that_lost_a_file_is_made_again(tmp_path, untrained):
     assert (made.classifiers[0] / "model.safetensors").exists()
 
 
-def test_equal_seeds_give_equal_texts_on_disk(tmp_path, untrained):
+@pytest.mark.usefixtures("untrained")
+def test_equal_seeds_give_equal_texts_on_disk(tmp_path):
     one, two, other = (
         make_example(tmp_path / name, seed=seed) for name, seed in [("one", 0), ("two", 0), ("other", 1)]
     )
@@ -157,21 +151,22 @@ def test_equal_seeds_give_equal_texts_on_disk(tmp_path, untrained):
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
-    def fail(folder, seed):
+    def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "_train", fail)
+    monkeypatch.setattr(package, "_train", stop)
     with pytest.raises(KeyboardInterrupt):
         make_example(tmp_path / "example")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failing_training_process_tells_why(tmp_path):
-    with pytest.raises(NeuronLensError, match=r"(?s)the example's poet failed.*KeyError: 'poet'"):
-        module._train_alone("poet", tmp_path, 0)
+    with pytest.raises(NeuronLensError, match=r"(?s)the example's poet failed with exit status 1.*KeyError: 'poet'"):
+        package._train_alone("poet", tmp_path, 0)
 
 
-def test_progress_is_told(tmp_path, untrained):
+@pytest.mark.usefixtures("untrained")
+def test_progress_is_told(tmp_path):
     lines = []
     make_example(tmp_path / "example", progress=lines.append)
     assert len(lines) == 3

@@ -9,18 +9,26 @@ import pytest
 import torch
 
 from neuronlens.example import train
-from neuronlens.example.corpus import generate
 
-CORPUS = generate(0)
-SMALL = replace(CORPUS, training=CORPUS.training[:200], training_documents=CORPUS.training_documents[:50])
+
+@pytest.fixture
+def small(corpus):
+    """What four steps need, and enough rows to score."""
+    return replace(
+        corpus,
+        audited=corpus.audited[-100:],
+        training=corpus.training[:200],
+        training_documents=corpus.training_documents[:50],
+        auxiliary=corpus.auxiliary[:20],
+    )
 
 
 @pytest.mark.parametrize("train_model", [train.train_classifier, train.train_language_model])
-def test_equal_seeds_give_equal_weights_and_no_output(train_model, tmp_path, monkeypatch, capfd):
+def test_equal_seeds_give_equal_weights_and_no_output(train_model, small, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(train, "STEPS", (2, 4))
 
     def weights(folder: str, seed: int) -> list[bytes]:
-        scores = train_model(SMALL, tmp_path / folder, seed)
+        scores = train_model(small, tmp_path / folder, seed)
         assert list(scores) == ["checkpoint-2", "checkpoint-4"]
         return [(tmp_path / folder / name / "model.safetensors").read_bytes() for name in scores]
 
