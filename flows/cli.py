@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NeuronLensError as error:
         _complain(str(error))
         return error.exit_code
-    except Exception:
+    except Exception:  # whatever broke: its traceback is kept, and the way to go on stands below it
         traceback.print_exc()
         _complain(f"the run broke; what is finished is kept. To resume: {resume}")
         return 3

@@ -11,6 +11,7 @@ from neuronlens.errors import SiteError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import PreTrainedModel
 
 COMPONENTS = ("resid_post", "mlp_post")
 
@@ -165,15 +166,15 @@ class Module:
     width: int
 
 
-def blocks_of(model: nn.Module) -> tuple[str, Sequence[nn.Module]]:
+def blocks_of(model: PreTrainedModel) -> tuple[str, Sequence[nn.Module]]:
     """The transformer blocks of a stock model: their dotted path and the blocks in order.
 
     Raises:
         SiteError: the family is unknown, or the model is not built as its family is.
     """
-    base: nn.Module = model.base_model  # type: ignore[assignment]  # a property of PreTrainedModel
+    base: nn.Module = model.base_model
     prefix = "" if base is model else f"{model.base_model_prefix}."
-    path = family_of(model.config.model_type).blocks  # type: ignore[union-attr, arg-type]  # set by PreTrainedModel
+    path = family_of(model.config.model_type).blocks
     try:
         blocks = base.get_submodule(path)
     except AttributeError:
@@ -181,7 +182,7 @@ def blocks_of(model: nn.Module) -> tuple[str, Sequence[nn.Module]]:
     return prefix + path, list(blocks.children())
 
 
-def resolve(model: nn.Module, site: Site) -> Module:
+def resolve(model: PreTrainedModel, site: Site) -> Module:
     """The module to hook for a site.
 
     Raises:
@@ -196,7 +197,7 @@ def resolve(model: nn.Module, site: Site) -> Module:
     width = site_width(model.config, site)
     if site.component == "resid_post":
         return Module(path, block, reads_input=False, width=width)
-    down = family_of(model.config.model_type).mlp_down  # type: ignore[union-attr, arg-type]  # set by PreTrainedModel
+    down = family_of(model.config.model_type).mlp_down
     try:
         return Module(f"{path}.{down}", block.get_submodule(down), reads_input=True, width=width)
     except AttributeError:

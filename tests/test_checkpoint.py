@@ -196,7 +196,7 @@ def test_code_beside_a_checkpoint_is_never_run(copy, tmp_path):
     for auto_map in ({"AutoConfig": "code.Config"}, {"AutoModelForSequenceClassification": "code.Model"}):
         set_config(folder, auto_map=auto_map)
         with contextlib.suppress(CheckpointError):
-            load_checkpoint(folder).model  # noqa: B018
+            load_checkpoint(folder).model  # noqa: B018  (read at first use)
         assert not (tmp_path / "ran").exists()
 
 
@@ -212,7 +212,7 @@ def test_a_checkpoint_without_tokenizer(copy):
     for file in folder.glob("tokenizer*"):
         file.unlink()
     with pytest.raises(CheckpointError, match=r"holds no tokenizer\. Save it beside the weights"):
-        load_checkpoint(folder).tokenizer  # noqa: B018
+        load_checkpoint(folder).tokenizer  # noqa: B018  (read at first use)
 
 
 # ---- the hub, from a local cache

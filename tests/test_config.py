@@ -89,7 +89,7 @@ def test_an_empty_section_says_nothing(params):
 
 def test_a_configuration_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
-        load_config().seed = 1  # type: ignore[misc]
+        load_config().seed = 1
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_the_order_of_rows_changes_nothing() -> None:
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf])
 def test_a_perplexity_that_is_missing_or_not_finite_stays_unknown(value: float | None) -> None:
-    table = results_table(perplexity=lambda _kind, place: value if place == 0 else 20.0)  # type: ignore[arg-type, return-value]
+    table = results_table(perplexity=lambda _kind, place: value if place == 0 else 20.0)
     for row in summarise(table, 200, 0):
         assert row["perplexity_ratio"] is row["perplexity_ratio_low"] is row["perplexity"] is None
     assert all("log_perplexity" not in part.effects for part in compare_with_whole_neuron(table, 200, 0))
