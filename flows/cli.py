@@ -127,6 +127,16 @@ def stage(
     run_one(name, _config(params, overrides), out)
 
 
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of params.yaml, for editors that check it."""
+    import json
+
+    from neuronlens.config import config_schema
+
+    typer.echo(json.dumps(config_schema(), indent=2))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The console entry: run a verb and turn what it raises into an exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments

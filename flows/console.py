@@ -45,9 +45,10 @@ def _caption(rows: Sequence[ResultRow], audit: Mapping[str, Any]) -> str:
     known = f"unedited: accuracy {points(base['accuracy'])} % of {count(base['n'], 'test row')}"
     if rows and rows[0].base_perplexity is not None:
         known += f", perplexity (ppl) {significant(rows[0].base_perplexity)}"
-    top = ", ".join(dict.fromkeys(f"{row.top:g}" for row in rows))
-    tau = ", ".join(dict.fromkeys(f"{row.tau:g}" for row in rows if row.tau is not None)) or "none"
-    operator = ", ".join(dict.fromkeys(row.operator for row in rows))
+    swept = [row for row in rows if not row.chosen and row.kind != "leace"]
+    top = ", ".join(dict.fromkeys(f"{row.top:g}" for row in swept))
+    tau = ", ".join(dict.fromkeys(f"{row.tau:g}" for row in swept if row.tau is not None)) or "none"
+    operator = ", ".join(dict.fromkeys(str(row.operator) for row in swept))
     return (
         f"{known}\nedited (top {top}, tau {tau}, {operator}): drops of accuracy in percentage points,\n"
         f"means of {count(len(base['concepts']), 'concept')} [95 % interval]; per site and ranking of the neurons"
@@ -62,9 +63,10 @@ def _table(rows: Sequence[ResultRow]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     shown = None
     for row in rows:
-        heading = (row.site, row.saliency)
-        if row.saliency != "random" and heading != shown:  # random neurons stand below those they are the control of
-            table.add_row(row.site, f"by {row.saliency}", style="bold")
+        heading = (row.site, "chosen on validation" if row.chosen else f"by {row.saliency}")
+        # controls and references stand below those they belong to
+        if heading != shown and (row.chosen or row.kind in ("gaussian", "full")):
+            table.add_row(*heading, style="bold")
             shown = heading
         cells = [
             _drop(row.target_drop, row.target_drop_interval),
@@ -72,7 +74,7 @@ def _table(rows: Sequence[ResultRow]) -> Table:
             _drop(row.selectivity, row.selectivity_interval),
             *([significant(row.perplexity)] if measured else []),
         ]
-        table.add_row(KIND_NAMES[row.range], *cells)
+        table.add_row(KIND_NAMES[row.kind], *cells)
     return table
 
 

@@ -23,23 +23,23 @@ if TYPE_CHECKING:
     from neuronlens.config import Config as Config
     from neuronlens.config import load_config as load_config
     from neuronlens.dataset import load_dataset as load_dataset
-    from neuronlens.evaluation.sweep import Method as Method
+    from neuronlens.evaluation.methods import Method as Method
     from neuronlens.evaluation.sweep import evaluate_methods as evaluate_methods
     from neuronlens.interventions.edit import Intervention as Intervention
     from neuronlens.interventions.edit import edit as edit
     from neuronlens.ranges.fit import fit_ranges as fit_ranges
-    from neuronlens.ranges.fit import fit_statistics as fit_statistics
+    from neuronlens.ranges.statistics import fit_statistics as fit_statistics
 
 _HOMES = {
     "Config": "config",
     "Intervention": "interventions.edit",
-    "Method": "evaluation.sweep",
+    "Method": "evaluation.methods",
     "capture": "activations.capture",
     "collect_activations": "activations.extract",
     "edit": "interventions.edit",
     "evaluate_methods": "evaluation.sweep",
     "fit_ranges": "ranges.fit",
-    "fit_statistics": "ranges.fit",
+    "fit_statistics": "ranges.statistics",
     "load_checkpoint": "checkpoint",
     "load_config": "config",
     "load_dataset": "dataset",

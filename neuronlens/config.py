@@ -7,13 +7,27 @@ spells values out; a preset named in the file only sets what the file leaves ope
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    ValidationError,
+    field_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from neuronlens.errors import ConfigError, did_you_mean
 
@@ -22,12 +36,23 @@ T = TypeVar("T")
 Preset = Literal["official", "audited"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Pooling = Literal["auto", "first", "last", "mean", "max"]
-Saliency = Literal["mean_abs", "d_prime", "random"]
-RangeKind = Literal["gaussian", "full"]
-Control = Literal["random_neurons"]
+Saliency = Literal["mean_abs", "mean", "probeless", "d_prime", "auroc", "probe", "separation", "random"]
+RangeKind = Literal["gaussian", "quantile", "discriminative", "full"]
+Gate = Literal["none", "agreement"]
+Control = Literal["random_neurons", "random_ranges", "other_concept", "leace"]
 Positions = Literal["all", "last", "pooled", "prompt", "generated"]
-Scoring = Literal["constrained", "free"]
-OPERATORS = ("zero", "complement_mean", "dampen")
+Scoring = Literal["constrained", "free", "generate"]
+# name -> whether it takes a number behind a colon: "no", "may" or "must"
+OPERATORS = {
+    "zero": "no",
+    "mean": "no",
+    "complement_mean": "no",
+    "clamp": "no",
+    "transport": "no",
+    "dampen": "may",
+    "scale": "must",
+    "steer": "must",
+}
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     # the reference's settings: mean |a|, 30 % of the neurons, mean +- 2 std against the whole neuron, set to zero at every position
@@ -40,9 +65,10 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "operators": ["zero"],
             "positions": "all",
             "controls": [],
+            "tuned": None,
         },
     },
-    # the reference's rows, and beside them contrastive ranking, smaller doses and random neurons as control
+    # the reference's rows; beside them contrastive ranking, other doses, controls, and the tuned method
     "audited": {
         "fit": {"rows": "correct", "saliency": ["mean_abs", "d_prime"]},
         "interventions": {
@@ -51,10 +77,49 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "top": [0.1, 0.3],
             "operators": ["zero"],
             "positions": "all",
-            "controls": ["random_neurons"],
+            "controls": ["random_neurons", "random_ranges", "other_concept", "leace"],
+            # gated ranges that move activations towards the other concepts' mean and beyond; docs/method.md says why
+            "tuned": {
+                "ranges": ["gaussian", "discriminative"],
+                "tau": [2.0],
+                "threshold": [1.0],
+                "saliency": ["d_prime"],
+                "top": [0.3, 0.6],
+                "gate": ["agreement"],
+                "operators": ["steer:-0.5", "steer:-1", "steer:-2"],
+            },
         },
     },
 }
+
+
+Tau = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+# a factor that may be left out stands for less of the same, so it has no sign
+_NUMBERS = {"may": r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)", "must": r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)"}
+
+
+def _known_operator(value: str) -> str:
+    name, colon, argument = value.partition(":")
+    if name not in OPERATORS:
+        raise ValueError(f"unknown operator {name!r}. {did_you_mean(name, tuple(OPERATORS))}")
+    takes = OPERATORS[name]
+    if takes == "no" and colon:
+        raise ValueError(f"{value!r}: {name} takes no number")
+    number = takes != "no" and re.fullmatch(_NUMBERS[takes], argument) and math.isfinite(float(argument))
+    if (takes == "must" or colon) and not number:
+        raise ValueError(f"{value!r}: {name} needs a number, such as {name}:0.5")
+    return value
+
+
+def _operator_pattern() -> str:
+    with_number = {"no": "", "may": f"(?::{_NUMBERS['may']})?", "must": f":{_NUMBERS['must']}"}
+    return f"^(?:{'|'.join(name + with_number[takes] for name, takes in OPERATORS.items())})$"
+
+
+Operator = Annotated[str, AfterValidator(_known_operator), Field(json_schema_extra={"pattern": _operator_pattern()})]
 
 
 def _as_list(value: Any) -> Any:
@@ -71,7 +136,18 @@ def _some(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return _unique(values)
 
 
-Sweep = Annotated[tuple[T, ...], BeforeValidator(_as_list), AfterValidator(_some)]
+@dataclass(frozen=True)
+class _ValueOrList:
+    """Says in the JSON schema what `_as_list` does: a single value stands for a list of one."""
+
+    least: int = 0
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        values = handler(core)
+        return {"anyOf": [values["items"], {**values, "minItems": self.least}]}
+
+
+Sweep = Annotated[tuple[T, ...], BeforeValidator(_as_list), AfterValidator(_some), _ValueOrList(least=1)]
 
 
 class _Section(BaseModel):
@@ -83,7 +159,7 @@ class CheckpointParams(_Section):
 
     path: str = Field(default="", description="folder of a checkpoint, or hub id (owner/name)")
     revision: str | None = Field(default=None, description="hub revision: a branch, a tag or a commit")
-    dtype: Dtype = Field(default="auto", description="auto: as stored")
+    dtype: Dtype = Field(default="auto", description="auto: as stored; float32, bfloat16, float16")
 
 
 class DatasetParams(_Section):
@@ -97,7 +173,9 @@ class DatasetParams(_Section):
     )
     max_tokens: int = Field(default=128, ge=4, description="longer texts are cut, a prompt template never is")
     prompt: str | None = Field(
-        default=None, description='language models: template around a row, such as "{text} Topic:"'
+        default=None,
+        description='language models: template around a row, such as "{text} Topic:"; the label is what follows',
+        json_schema_extra={"pattern": r"^(?:(?!\{text\})[\s\S])*\{text\}(?:(?!\{text\})[\s\S])*$"},
     )
     labels: dict[str, str] | None = Field(
         default=None, description="concept -> text of its label (language models) or name of its class (classifiers)"
@@ -125,63 +203,96 @@ class FitParams(_Section):
     """How neurons are ranked."""
 
     rows: Literal["correct", "all"] = Field(default="correct", description="rows of the fit split that count")
-    saliency: Sweep[Saliency] = (
-        "mean_abs",
-        "d_prime",
-    )
+    saliency: Sweep[Saliency] = Field(default=("mean_abs", "d_prime"), description="how neurons are ranked")
     minimum_rows: int = Field(default=30, ge=2, description="fewer rows of a concept raise a warning on the report")
+
+
+class TunedParams(_Section):
+    """Candidates of the tuned method. Which of them edits a concept at a site is decided on the validation rows; lists are sweeps."""
+
+    ranges: Sweep[RangeKind] = Field(default=("gaussian", "discriminative"), description="kinds of range")
+    tau: Sweep[Tau] = Field(default=(2.0,), description="half-width of gaussian and quantile ranges")
+    threshold: Sweep[Tau] = Field(default=(1.0,), description="density ratio of discriminative ranges")
+    saliency: Sweep[Saliency] = Field(default=("d_prime",), description="rankings of the neurons")
+    top: Sweep[Share] = Field(default=(0.3, 0.6), description="share of a site's neurons that is edited")
+    gate: Sweep[Gate] = Field(
+        default=("agreement",),
+        description="agreement: edit a token only where the neurons together say it is the concept",
+    )
+    operators: Sweep[Operator] = Field(
+        default=("steer:-0.5", "steer:-1", "steer:-2"), description="what happens in range"
+    )
 
 
 class InterventionParams(_Section):
     """What is edited; lists are sweeps."""
 
-    ranges: Sweep[RangeKind] = ("gaussian", "full")
-    tau: Sweep[Annotated[float, Field(gt=0)]] = Field(
-        default=(2.0, 2.5), description="half-width of a gaussian range in standard deviations"
+    ranges: Sweep[RangeKind] = Field(
+        default=("gaussian", "full"),
+        description="gaussian: mean +- tau * std; quantile: the same share of the concept's rows by quantiles; discriminative: where the "
+        "concept is denser than everything else; full: the whole neuron",
     )
-    top: Sweep[Annotated[float, Field(gt=0, le=1)]] = Field(
-        default=(0.1, 0.3), description="share of a site's neurons that is edited"
+    tau: Sweep[Tau] = Field(
+        default=(2.0, 2.5), description="half-width of gaussian and quantile ranges in standard deviations"
     )
-    operators: Sweep[str] = Field(default=("zero",), description="zero, complement_mean, dampen or dampen:FACTOR")
-    positions: Positions = "all"
-    controls: Annotated[tuple[Control, ...], BeforeValidator(_as_list), AfterValidator(_unique)] = ("random_neurons",)
-
-    @field_validator("operators")
-    @classmethod
-    def _known_operators(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        for value in values:
-            name, _, argument = value.partition(":")
-            if name not in OPERATORS:
-                raise ValueError(f"unknown operator {name!r}. {did_you_mean(name, OPERATORS)}")
-            if argument and (name != "dampen" or not re.fullmatch(r"\d*\.?\d+", argument)):
-                raise ValueError(f"{value!r}: only dampen takes a factor, a number such as dampen:0.125")
-        return values
+    threshold: Sweep[Tau] = Field(
+        default=(1.0,), description="least ratio of the concept's density to the others' in a discriminative range"
+    )
+    top: Sweep[Share] = Field(default=(0.1, 0.3), description="share of a site's neurons that is edited")
+    operators: Sweep[Operator] = Field(
+        default=("zero",),
+        description="zero, mean, complement_mean, clamp, transport, dampen or dampen:FACTOR, scale:FACTOR, steer:ALPHA",
+    )
+    positions: Positions = Field(
+        default="all",
+        description="tokens that are edited: all, last (of the prompt), pooled (where activations are read), prompt, generated",
+    )
+    controls: Annotated[tuple[Control, ...], BeforeValidator(_as_list), AfterValidator(_unique), _ValueOrList()] = (
+        Field(
+            default=("random_neurons", "random_ranges", "other_concept", "leace"),
+            description="what the ranges are held against; [] for nothing",
+        )
+    )
+    tuned: TunedParams | None = Field(
+        default=TunedParams(), description="candidates of the tuned method; null for none"
+    )
 
 
 class EvaluateParams(_Section):
     """How an intervention's effect is measured."""
 
     scoring: Scoring = Field(
-        default="constrained", description="language models: argmax among the labels, or over the vocabulary"
+        default="constrained",
+        description="language models: the likeliest label (constrained), the likeliest token (free), or whether greedy text names the "
+        "label (generate)",
     )
     auxiliary: str | None = Field(
         default=None, description="ordinary text for perplexity: .txt (a document a line) or a table"
     )
     auxiliary_rows: int = Field(default=200, ge=1, description="documents used for perplexity")
+    questions: str | None = Field(
+        default=None, description="language models: multiple-choice questions in MMLU's format, JSON Lines"
+    )
     bootstrap: int = Field(default=1000, ge=100, description="resamples behind an interval")
 
 
 class Config(_Section):
     """Everything an audit is told."""
 
-    preset: Preset = "audited"
-    checkpoint: CheckpointParams = CheckpointParams()
-    dataset: DatasetParams = DatasetParams()
-    extract: ExtractParams = ExtractParams()
-    fit: FitParams = FitParams()
-    interventions: InterventionParams = InterventionParams()
-    evaluate: EvaluateParams = EvaluateParams()
-    seed: int = Field(default=0, ge=0, lt=2**32)
+    preset: Preset = Field(
+        default="audited", description="sets what is left open in fit and interventions; official: the published method"
+    )
+    checkpoint: CheckpointParams = Field(default_factory=CheckpointParams, description="which model")
+    dataset: DatasetParams = Field(default_factory=DatasetParams, description="which labelled text")
+    extract: ExtractParams = Field(default_factory=ExtractParams, description="where activations are read")
+    fit: FitParams = Field(default_factory=FitParams, description="how neurons are ranked")
+    interventions: InterventionParams = Field(
+        default_factory=InterventionParams, description="what is edited; lists are sweeps"
+    )
+    evaluate: EvaluateParams = Field(
+        default_factory=EvaluateParams, description="how an intervention's effect is measured"
+    )
+    seed: int = Field(default=0, ge=0, lt=2**32, description="decides splits, random neurons and resamples")
 
 
 def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
@@ -211,12 +322,25 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
     merged = _merge(PRESETS[preset], given)
     if asked is not None:
         merged = _merge(merged, PRESETS[preset])
+    merged = deepcopy(merged)  # single values are written into it, and must not reach the presets
     for keys, value in sets.items():
         _assign(merged, keys, value, places[keys])
     try:
         return Config.model_validate(merged)
     except ValidationError as error:
         raise _explain(error, places, path) from None
+
+
+def config_schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of params.yaml, so that an editor accepts what `load_config` accepts.
+
+    It is stricter in one thing: numbers in quotes and truth values, which `load_config` reads as numbers where one is due, are refused.
+    """
+    schema = Config.model_json_schema()
+    for field in schema["properties"].values():
+        if "$ref" in field:  # a section left empty says nothing
+            field["anyOf"] = [{"$ref": field.pop("$ref")}, {"type": "null"}]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "type": ["object", "null"]}
 
 
 def parse_override(override: str) -> tuple[tuple[str, ...], Any]:
@@ -317,5 +441,7 @@ def _explain(error: ValidationError, places: Mapping[tuple[str, ...], str], path
 def _known_keys(parents: tuple[str, ...]) -> list[str]:
     model: Any = Config
     for name in parents:
-        model = model.model_fields[name].annotation
+        annotation = model.model_fields[name].annotation
+        # of a section that may be null the section
+        model = next((part for part in get_args(annotation) if part is not type(None)), annotation)
     return list(model.model_fields)

@@ -1,14 +1,16 @@
-"""Rows as tokens: the prompt around a text, cutting to length, and the token that stands for a label."""
+"""Rows as tokens: the prompt around a text, cutting to length, the tokens that stand for a label, and questions with their letters."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
 from neuronlens.checkpoint import Checkpoint
-from neuronlens.config import DatasetParams
+from neuronlens.config import DatasetParams, Scoring
+from neuronlens.dataset import Question
 from neuronlens.errors import ConfigError, DatasetError
 
 if TYPE_CHECKING:
@@ -71,8 +73,8 @@ class Encoder:
             low, high = (middle, high) if len(ids_of(middle)) <= self.max_tokens else (low, middle)
         return ids_of(low)
 
-    def label_token(self, label: str) -> int:
-        """Id of the first token that the label adds behind the prompt.
+    def label_tokens(self, label: str) -> list[int]:
+        """Ids of the tokens that the label adds behind the prompt.
 
         Found by tokenising prompt and label together, as the model would have seen them in training.
 
@@ -88,17 +90,21 @@ class Encoder:
                 where="dataset.labels",
                 cure="Let the label begin with a space and the prompt end without one.",
             )
-        return joined[len(alone)]
+        return joined[len(alone) :]
 
     def _plain(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
 
-def encoder_for(checkpoint: Checkpoint, params: DatasetParams) -> Encoder:
-    """How the labelled rows of an audit are tokenised: language models get the prompt, classifiers the bare text."""
+def encoder_for(checkpoint: Checkpoint, params: DatasetParams, room: int = 0) -> Encoder:
+    """How the labelled rows of an audit are tokenised: language models get the prompt, classifiers the bare text.
+
+    Args:
+        room: positions of the model that a row leaves free, for what is generated behind it.
+    """
     prompt = None if checkpoint.kind == "classifier" else (params.prompt or DEFAULT_PROMPT)
-    return Encoder(checkpoint.tokenizer, min(params.max_tokens, longest_input(checkpoint)), prompt)
+    return Encoder(checkpoint.tokenizer, min(params.max_tokens, longest_input(checkpoint) - room), prompt)
 
 
 def longest_input(checkpoint: Checkpoint) -> int:
@@ -117,19 +123,30 @@ class Labels:
         concepts: [C] sorted.
         ids: [C] class index (classifiers) or id of the label's first token (language models).
         texts: [C] class name, or text of the label.
+        longest: tokens of the longest label (language models).
     """
 
     concepts: tuple[str, ...]
     ids: tuple[int, ...]
     texts: tuple[str, ...]
+    longest: int = 1
+
+    def room(self, scoring: Scoring) -> int:
+        """Positions that a scoring needs behind a row: `generate` looks one token past the longest label, and that one is not read."""
+        return self.longest if scoring == "generate" else 0
 
 
-def resolve_labels(checkpoint: Checkpoint, concepts: Sequence[str], params: DatasetParams) -> Labels:
+def resolve_labels(
+    checkpoint: Checkpoint, concepts: Sequence[str], params: DatasetParams, scoring: Scoring = "constrained"
+) -> Labels:
     """Match the concepts of a dataset with the model's classes or tokens.
 
+    Args:
+        scoring: with `generate` labels are told apart by their whole text, else by their first token.
+
     Raises:
-        DatasetError: a concept has no class, or two labels share their first token.
-        ConfigError: `dataset.labels` names a concept the data does not have.
+        DatasetError: a concept has no class, or two labels cannot be told apart.
+        ConfigError: `dataset.labels` names a concept the data does not have, or a classifier is asked to generate.
     """
     given = params.labels or {}
     for name in given:
@@ -138,10 +155,40 @@ def resolve_labels(checkpoint: Checkpoint, concepts: Sequence[str], params: Data
                 f"concept {name!r} is not in the data", where="dataset.labels", cure=f"It has: {', '.join(concepts)}."
             )
     if checkpoint.kind == "classifier":
+        if scoring == "generate":
+            raise ConfigError(
+                "a classifier generates no text",
+                where="evaluate.scoring",
+                cure="Use a language model, or --set evaluate.scoring=constrained.",
+            )
         return _classes(checkpoint, concepts, given)
     encoder = encoder_for(checkpoint, params)
     texts = tuple(given.get(name, f" {name}") for name in concepts)
-    ids = tuple(encoder.label_token(text) for text in texts)
+    tokens = [encoder.label_tokens(text) for text in texts]
+    ids = tuple(of_label[0] for of_label in tokens)
+    if scoring == "generate":
+        _refuse_equal_texts(concepts, texts)
+    else:
+        _refuse_equal_starts(checkpoint, concepts, texts, ids)
+    return Labels(tuple(concepts), ids, texts, max(map(len, tokens)))
+
+
+def _refuse_equal_texts(concepts: Sequence[str], texts: Sequence[str]) -> None:
+    stripped = [text.strip() for text in texts]
+    for place, text in enumerate(stripped):
+        if not text or text in stripped[:place]:
+            raise DatasetError(
+                f"the label {texts[place]!r} is another label's text too"
+                if text
+                else f"the label {texts[place]!r} is blank",
+                where="dataset.labels",
+                cure=f"Give it another text, such as --set 'dataset.labels={{{concepts[place]}: \" other\"}}'.",
+            )
+
+
+def _refuse_equal_starts(
+    checkpoint: Checkpoint, concepts: Sequence[str], texts: Sequence[str], ids: Sequence[int]
+) -> None:
     ordered = sorted(range(len(ids)), key=lambda i: ids[i])
     for one, two in pairwise(ordered):
         if ids[one] == ids[two]:
@@ -149,9 +196,9 @@ def resolve_labels(checkpoint: Checkpoint, concepts: Sequence[str], params: Data
             raise DatasetError(
                 f"the labels {texts[one]!r} and {texts[two]!r} begin with the same token {token!r}, so neither can be told from it",
                 where="dataset.labels",
-                cure=f"Give one another text, such as --set 'dataset.labels={{{concepts[two]}: \" other\"}}'.",
+                cure=f"Give one another text, such as --set 'dataset.labels={{{concepts[two]}: \" other\"}}', "
+                "or compare whole labels: --set evaluate.scoring=generate.",
             )
-    return Labels(tuple(concepts), ids, texts)
 
 
 def _classes(checkpoint: Checkpoint, concepts: Sequence[str], given: dict[str, str]) -> Labels:
@@ -180,3 +227,64 @@ def _classes(checkpoint: Checkpoint, concepts: Sequence[str], given: dict[str, s
             cure="Give them one name in the data.",
         )
     return Labels(tuple(concepts), tuple(ids), tuple(names[index] for index in ids))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Multiple-choice questions as tokens.
+
+    Attributes:
+        encoded: [Q] token ids of each prompt, up to and with "Answer:".
+        choices: [Q] how many answers a question offers.
+        answers: [Q] index of the right one.
+        letters: token ids of " A", " B" and so on, as many as the question with the most choices needs.
+        left_out: questions longer than the model has positions for.
+    """
+
+    encoded: tuple[list[int], ...]
+    choices: tuple[int, ...]
+    answers: tuple[int, ...]
+    letters: tuple[int, ...]
+    left_out: int
+
+
+def encode_questions(checkpoint: Checkpoint, questions: Sequence[Question]) -> Asked:
+    """Questions as a language model is asked them. They are never cut: without its choices or its question a row measures nothing.
+
+    Raises:
+        DatasetError: no question fits, or a letter is not one token of its own.
+    """
+    letters = ascii_uppercase[: max(len(question.choices) for question in questions)]
+    encoder = Encoder(checkpoint.tokenizer, longest_input(checkpoint), "{text}\nAnswer:")
+    tokens = [encoder.label_tokens(f" {letter}") for letter in letters]
+    for letter, ids in zip(letters, tokens, strict=True):
+        if len(ids) != 1 or tokens.count(ids) > 1:
+            raise DatasetError(
+                f"the answer {f' {letter}'!r} is no single token of its own in this tokenizer",
+                where="evaluate.questions",
+                cure="Multiple choice is read off the letters; --set evaluate.questions=null for this checkpoint.",
+            )
+    prompts = [question_prompt(question) for question in questions]
+    encoded: list[list[int]] = checkpoint.tokenizer(prompts, verbose=False)["input_ids"]
+    fits = [place for place, ids in enumerate(encoded) if len(ids) <= encoder.max_tokens]
+    if not fits:
+        raise DatasetError(
+            f"no question fits into the model's {encoder.max_tokens} positions",
+            where="evaluate.questions",
+            cure="Name shorter questions, or --set evaluate.questions=null.",
+        )
+    return Asked(
+        tuple(encoded[place] for place in fits),
+        tuple(len(questions[place].choices) for place in fits),
+        tuple(questions[place].answer for place in fits),
+        tuple(ids[0] for ids in tokens),
+        len(questions) - len(fits),
+    )
+
+
+def question_prompt(question: Question) -> str:
+    """MMLU's zero-shot prompt: the subject where there is one, the question, a choice a line behind its letter, and "Answer:"."""
+    subject = question.subject and question.subject.replace("_", " ").strip()
+    header = f"The following are multiple choice questions (with answers) about {subject}.\n\n" if subject else ""
+    choices = [f"{letter}. {choice}" for letter, choice in zip(ascii_uppercase, question.choices, strict=False)]
+    return header + "\n".join([question.text.strip(), *choices, "Answer:"])

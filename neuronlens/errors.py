@@ -48,7 +48,7 @@ class ArtifactError(NeuronLensError):
 
 
 class NonFiniteActivationError(NeuronLensError):
-    """An activation is NaN or infinite; statistics over it would be meaningless."""
+    """An activation or a logit is NaN or infinite; statistics over it would be meaningless."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

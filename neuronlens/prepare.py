@@ -11,8 +11,8 @@ from pathlib import Path
 from neuronlens.artifact import write_table
 from neuronlens.checkpoint import Checkpoint, open_checkpoint
 from neuronlens.config import Config
-from neuronlens.dataset import SPLITS, Dataset, open_dataset, read_documents
-from neuronlens.encoding import Labels, encoder_for, resolve_labels
+from neuronlens.dataset import SPLITS, Dataset, open_dataset, read_documents, read_questions
+from neuronlens.encoding import Labels, encode_questions, encoder_for, resolve_labels
 from neuronlens.sites import Site, expand_sites, layer_count, site_width, top_count
 
 
@@ -34,13 +34,20 @@ def check(config: Config) -> Inputs:
     """
     checkpoint = open_checkpoint(config.checkpoint)
     sites = expand_sites(config.extract.sites, layer_count(checkpoint.config))
-    for site, top in product(sites, config.interventions.top):
+    asked = config.interventions
+    tops = [*asked.top, *(asked.tuned.top if asked.tuned else ())]
+    for site, top in product(sites, tops):
         top_count(site_width(checkpoint.config, site), top)
     dataset = open_dataset(config.dataset, config.seed)
-    labels = resolve_labels(checkpoint, dataset.concepts, config.dataset)
-    encoder_for(checkpoint, config.dataset).encode(dataset.text[:1])
+    scoring = config.evaluate.scoring
+    labels = resolve_labels(checkpoint, dataset.concepts, config.dataset, scoring)
+    encoder_for(checkpoint, config.dataset, labels.room(scoring)).encode(dataset.text[:1])
     if config.evaluate.auxiliary is not None:
         read_documents(config.evaluate.auxiliary, config.evaluate.auxiliary_rows)
+    if config.evaluate.questions is not None:
+        questions = read_questions(config.evaluate.questions)
+        if checkpoint.kind == "language_model":
+            encode_questions(checkpoint, questions)
     return Inputs(checkpoint, dataset, labels, sites)
 
 

@@ -74,7 +74,7 @@ class Site:
             raise SiteError(
                 f"unknown component {component!r} in site {text!r}", cure=did_you_mean(component, COMPONENTS)
             )
-        if not layer.isdigit():
+        if not (layer.isascii() and layer.isdigit()):  # int() cannot read every digit of Unicode
             raise SiteError(f"site {text!r} names no layer", cure="Write it as component.layer, such as resid_post.3.")
         return cls(int(layer), component)
 
@@ -105,11 +105,14 @@ def expand_sites(specs: Sequence[str], layers: int) -> tuple[Site, ...]:
     for spec in specs:
         component, _, layer = spec.partition(".")
         named = {"last": [layers - 1], "middle": [layers // 2], "all": list(range(layers))}
-        for index in named.get(layer) or [Site.parse(spec).layer]:
-            site = Site.parse(f"{component}.{index}")
+        try:
+            found = [Site.parse(f"{component}.{index}") for index in named.get(layer, [])] or [Site.parse(spec)]
+        except SiteError as error:
+            raise SiteError(error.what, where="extract.sites", cure=error.cure) from None
+        for site in found:
             if site.layer >= layers:
                 raise SiteError(
-                    f"site {spec!r}: layer {index} does not exist",
+                    f"site {spec!r}: layer {site.layer} does not exist",
                     where="extract.sites",
                     cure=f"The model has {layers} layers: 0 to {layers - 1}, last, middle or all.",
                 )

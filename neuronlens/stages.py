@@ -30,7 +30,7 @@ class Stage:
         function: where it lives, as `module:function`; called with the configuration, the folders it needs, and an empty folder.
         needs: stages whose artifacts it reads.
         params: sections or values of the configuration it depends on. Paths are left out: what they hold counts, not where it lies.
-        outside: what it reads from outside the audit: `checkpoint`, `dataset`, `auxiliary`.
+        outside: what it reads from outside the audit: `checkpoint`, `dataset`, `auxiliary`, `questions`.
         method: version of the method; raised when equal inputs give other numbers, so that old artifacts are not reused.
     """
 
@@ -56,23 +56,25 @@ STAGES: Mapping[str, Stage] = {
             "prepare",
             "neuronlens.prepare:prepare",
             (),
-            (*_WORDS, "extract.sites", "interventions.top"),
-            ("checkpoint", "dataset", "auxiliary"),
+            (*_WORDS, "extract.sites", "interventions.top", "interventions.tuned.top"),
+            ("checkpoint", "dataset", "auxiliary", "questions"),
         ),
         Stage(
             "extract",
             "neuronlens.activations.extract:extract",
             ("prepare",),
-            (*_WORDS, "checkpoint.dtype", "extract", "evaluate.scoring"),
-            ("checkpoint",),
+            (*_WORDS, "checkpoint.dtype", "extract", "evaluate.scoring", "evaluate.auxiliary_rows"),
+            ("checkpoint", "auxiliary"),
+            method=2,
         ),
-        Stage("fit", "neuronlens.ranges.fit:fit", ("prepare", "extract"), ("fit", "interventions", "seed")),
+        Stage("fit", "neuronlens.ranges.fit:fit", ("prepare", "extract"), ("fit", "interventions", "seed"), method=2),
         Stage(
             "evaluate",
             "neuronlens.evaluation.sweep:evaluate",
             ("prepare", "fit"),
             (*_WORDS, "checkpoint.dtype", "extract.pooling", "extract.batch_tokens", "interventions", "evaluate"),
-            ("checkpoint", "auxiliary"),
+            ("checkpoint", "auxiliary", "questions"),
+            method=2,
         ),
         Stage(
             "report",
@@ -80,6 +82,7 @@ STAGES: Mapping[str, Stage] = {
             ("prepare", "extract", "fit", "evaluate"),
             ("preset", "checkpoint", "dataset", "extract", "fit", "interventions", "evaluate", "seed"),
             ("checkpoint", "dataset"),
+            method=2,
         ),
     )
 }
@@ -106,8 +109,10 @@ def stage_params(stage: Stage, config: Config) -> dict[str, Any]:
     values = config.model_dump(mode="json")
     chosen: dict[str, Any] = {}
     for name in stage.params:
-        section, _, key = name.partition(".")
-        chosen[name] = values[section][key] if key else values[section]
+        value: Any = values
+        for key in name.split("."):
+            value = None if value is None else value[key]  # a section that is switched off has no values
+        chosen[name] = value
     return {name: _without_paths(value) for name, value in chosen.items()}
 
 
@@ -121,7 +126,12 @@ def stage_inputs(stage: Stage, config: Config, audit: Path) -> dict[str, str]:
     outside: dict[str, Callable[[], str]] = {
         "checkpoint": lambda: identify_checkpoint(config.checkpoint)[1],
         "dataset": lambda: dataset_fingerprint(config.dataset),
-        "auxiliary": lambda: _auxiliary(config),
+        "auxiliary": lambda: _file(
+            "evaluate.auxiliary", config.evaluate.auxiliary, "Name a text file with a document a line"
+        ),
+        "questions": lambda: _file(
+            "evaluate.questions", config.evaluate.questions, "Name a JSON Lines file with a question a line"
+        ),
     }
     return {name: outside[name]() for name in stage.outside} | {
         name: artifact.content_hash(audit / name) for name in stage.needs
@@ -182,22 +192,19 @@ def why_not_current(stage: Stage, inputs: Mapping[str, str], params: Mapping[str
     )
 
 
-def _auxiliary(config: Config) -> str:
-    if config.evaluate.auxiliary is None:
+def _file(key: str, path: str | None, cure: str) -> str:
+    """Identity of a file that need not be given."""
+    if path is None:
         return "none"
-    file = Path(config.evaluate.auxiliary).expanduser()
+    file = Path(path).expanduser()
     if not file.is_file():
-        raise DatasetError(
-            "no such file",
-            where=f"evaluate.auxiliary: {file}",
-            cure="Name a text file with a document a line, or --set evaluate.auxiliary=null.",
-        )
+        raise DatasetError("no such file", where=f"{key}: {file}", cure=f"{cure}, or --set {key}=null.")
     return artifact.hash_file(file)
 
 
 def _without_paths(value: Any) -> Any:
     return (
-        {key: part for key, part in value.items() if key not in ("path", "auxiliary")}
+        {key: part for key, part in value.items() if key not in ("path", "auxiliary", "questions")}
         if isinstance(value, dict)
         else value
     )

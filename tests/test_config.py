@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 from hypothesis import example as such_as
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuronlens.config import PRESETS, Config, load_config, parse_override
+from neuronlens.config import PRESETS, Config, config_schema, load_config, parse_override
 from neuronlens.errors import ConfigError
+from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -47,7 +50,7 @@ def test_the_official_preset_is_the_references():
     assert (config.fit.saliency, config.fit.rows) == (("mean_abs",), "correct")
     asked = config.interventions
     assert (asked.ranges, asked.tau, asked.top, asked.operators) == (("gaussian", "full"), (2.0,), (0.3,), ("zero",))
-    assert (asked.positions, asked.controls) == ("all", ())
+    assert (asked.positions, asked.controls, asked.tuned) == ("all", (), None)
 
 
 def test_nothing_said_is_the_audited_preset():
@@ -101,7 +104,9 @@ def test_a_configuration_cannot_be_changed():
         ("interventions:\n  tau: [-1]\n", 2, "interventions.tau: input should be greater than 0 (got -1)"),
         ("interventions: {top: [1.5]}\n", 1, "interventions.top: input should be less than or equal to 1"),
         ("\ninterventions:\n\n  operators: zeros\n", 4, "unknown operator 'zeros'. Did you mean 'zero'?"),
-        ("interventions: {operators: 'zero:2'}\n", 1, "only dampen takes a factor"),
+        ("interventions: {operators: 'zero:2'}\n", 1, "zero takes no number"),
+        ("interventions: {operators: 'dampen:'}\n", 1, "dampen needs a number, such as dampen:0.5"),
+        ("evaluate: {scoring: generated}\n", 1, "should be 'constrained', 'free' or 'generate'"),
         ("dataset:\n  prompt: 'Topic:'\n", 2, "must contain {text} exactly once"),
         ("dataset:\n  max_tokens: 1\n", 2, "greater than or equal to 4"),
         (
@@ -188,14 +193,13 @@ VALUES = st.recursive(
     max_leaves=6,
 )
 SECTIONS = st.sampled_from([*Config.model_fields, "gates"])
-KEYS = st.sampled_from(
-    [
-        key
-        for field in Config.model_fields.values()
-        if hasattr(field.annotation, "model_fields")
-        for key in field.annotation.model_fields
-    ]
-)
+PATHS = [
+    f"{name}.{key}"
+    for name, field in Config.model_fields.items()
+    if hasattr(field.annotation, "model_fields")
+    for key in field.annotation.model_fields
+]
+KEYS = st.sampled_from([path.partition(".")[2] for path in PATHS])
 
 
 @settings(deadline=None, max_examples=300)
@@ -239,7 +243,90 @@ def test_any_override_is_taken_or_one_line_of_error(override):
 
 
 def test_every_parameter_explains_itself():
-    """The documentation is made from these."""
-    for section in ("checkpoint", "dataset", "extract"):
-        fields = Config.model_fields[section].annotation.model_fields
-        assert all(field.description for field in fields.values()), section
+    """The schema and the documentation are made from these."""
+    schema = config_schema()
+    for model in (schema, *schema["$defs"].values()):
+        assert [name for name, field in model["properties"].items() if not field.get("description")] == []
+
+
+SCHEMA = jsonschema.Draft202012Validator(config_schema())
+TRIED = [
+    *(
+        "word",
+        "",
+        "zero",
+        "zero:",
+        "zero:2",
+        "dampen",
+        "dampen:.5",
+        "dampen:x",
+        "random",
+        "random_neurons",
+        "full",
+        "all",
+    ),
+    *(
+        "{text} Topic:",
+        "{text}{text}",
+        "Topic:",
+        "a\n{text}\n",
+        "resid_post.last",
+        "official",
+        "free",
+        "float32",
+        "last",
+    ),
+    *(-1, 0, 1, 2, 3, 4, 99, 100, 0.5, 1.5, 3.0, 2**32 - 1, 2**32, None, {}, {"sports": " yes"}, {"sports": 1}),
+    *([], [0.1, 0.3], [0.3, 0.3], [1, 2], [0, 1], ["zero"], ["zero", "dampen:2"], ["zero", 1], ["full", "gaussian"]),
+    *(["random"], ["random_neurons"], [None], [[0.1]], ["mlp_post.0", "resid_post.all"]),
+]
+
+
+def test_the_schema_is_one_and_takes_the_projects_own_file():
+    jsonschema.Draft202012Validator.check_schema(config_schema())
+    assert config_schema()["$schema"] == jsonschema.Draft202012Validator.META_SCHEMA["$id"]
+    text = (ROOT / "params.yaml").read_text()
+    spelt_out = re.sub(r"^  # ( *\w+: )", r"  \1", text, flags=re.MULTILINE)
+    for written in (text, spelt_out):
+        SCHEMA.validate(yaml.safe_load(written))
+    assert not SCHEMA.is_valid(yaml.safe_load(text) | {"sed": 0})
+
+
+@pytest.mark.parametrize("key", [*PATHS, "preset", "seed", "fit.tau", "sed"])
+def test_the_schema_takes_what_load_config_takes_and_nothing_else(params, key):
+    """But for numbers in quotes and truth values, which only load_config takes for numbers."""
+    taken = 0
+    for value in TRIED:
+        section, _, name = key.rpartition(".")
+        written = {section: {name: value}} if section else {name: value}
+        try:
+            load_config(params(yaml.safe_dump(written)))
+            accepted = True
+        except ConfigError:
+            accepted = False
+        assert SCHEMA.is_valid(written) == accepted, written
+        taken += accepted
+    assert (taken > 0) == (key not in ("fit.tau", "sed"))
+    assert taken < len(TRIED)
+
+
+@pytest.mark.parametrize("section", [name for name in Config.model_fields if name not in ("preset", "seed")])
+@pytest.mark.parametrize("value", [None, {}, 3, "word", [], [1]])
+def test_the_schema_takes_the_sections_that_load_config_takes(params, section, value):
+    assert SCHEMA.is_valid({section: value}) == (value is None or value == {})
+    if SCHEMA.is_valid({section: value}):
+        assert load_config(params(yaml.safe_dump({section: value}))) == Config()
+    else:
+        refused(params(yaml.safe_dump({section: value})))
+
+
+def test_a_single_value_of_a_nested_section_changes_this_configuration_alone():
+    before = Config()
+    changed = load_config(None, ["interventions.tuned.top=0.5", "interventions.tuned.gate=none"])
+    assert changed.interventions.tuned is not None
+    assert (changed.interventions.tuned.top, changed.interventions.tuned.gate) == ((0.5,), ("none",))
+    assert changed.interventions.tuned.operators == before.interventions.tuned.operators
+    assert load_config() == before
+    refused = pytest.raises(ConfigError, match=r"interventions\.tuned\.tops.*Did you mean 'top'")
+    with refused:
+        load_config(None, ["interventions.tuned.tops=0.5"])

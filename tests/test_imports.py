@@ -45,9 +45,13 @@ def _imported(*arguments: str | Path) -> set[str]:
     return set(names)
 
 
-@pytest.mark.parametrize("verb", [[], ["audit"], ["example"], ["stage"]])
+@pytest.mark.parametrize("verb", [[], ["audit"], ["example"], ["schema"], ["stage"]])
 def test_help_imports_nothing_heavy(verb: list[str]) -> None:
     assert _imported(*verb, "--help") & HEAVY == set()
+
+
+def test_the_schema_imports_no_model_library_and_no_prefect() -> None:
+    assert _imported("schema") & HEAVY == {"pydantic"}
 
 
 def test_an_audit_that_is_current_imports_no_model_library_and_no_prefect(tmp_path: Path) -> None:

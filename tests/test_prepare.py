@@ -55,6 +55,14 @@ def test_what_is_prepared_is_the_data_and_what_it_was_checked_against(settings, 
         ("gpt2", {"dataset": {"labels": {"sports": " a", "health": " a"}}}, "begin with the same token"),
         ("gpt2", {"dataset": {"max_tokens": 4, "prompt": "{text} a prompt longer than that"}}, "the prompt alone has"),
         ("gpt2", {"evaluate": {"auxiliary": "nowhere.txt"}}, "evaluate.auxiliary: .*no such file"),
+        ("gpt2", {"evaluate": {"questions": "nowhere.jsonl"}}, "evaluate.questions: .*no such file"),
+        ("bert", {"evaluate": {"questions": "nowhere.jsonl"}}, "evaluate.questions: .*no such file"),
+        ("bert", {"evaluate": {"scoring": "generate"}}, "a classifier generates no text"),
+        (
+            "gpt2",
+            {"dataset": {"max_tokens": 64, "prompt": "{text}" + " bank" * 64}, "evaluate": {"scoring": "generate"}},
+            "the prompt alone has",
+        ),
         ("bert", {"checkpoint": {"path": "./nowhere"}}, "no such folder"),
         ("bert", {"dataset": {"path": "./nowhere.csv"}}, "no such file"),
     ],
@@ -66,6 +74,21 @@ def test_what_cannot_work_is_refused_before_any_weight_is_read(settings, monkeyp
     monkeypatch.setattr(Checkpoint, "model", property(read))
     with pytest.raises(UserError, match=message):
         check(settings(family, **changes))
+
+
+def test_labels_that_begin_alike_can_be_generated(settings):
+    begin_alike = {"labels": {"sports": " old", "health": " old news"}}
+    assert check(settings("gpt2", dataset=begin_alike, evaluate={"scoring": "generate"})).labels.longest > 1
+    with pytest.raises(UserError, match="begin with the same token"):
+        check(settings("gpt2", dataset=begin_alike))
+
+
+def test_questions_are_checked_against_the_tokenizer(settings, tmp_path):
+    file = tmp_path / "questions.jsonl"
+    file.write_text('{"question": "Which?", "choices": ["one", "two"], "answer": "A"}')
+    with pytest.raises(UserError, match="the answer ' A' is no single token"):
+        check(settings("gpt2", evaluate={"questions": str(file)}))
+    check(settings("bert", evaluate={"questions": str(file)}))  # a classifier is not asked
 
 
 def test_what_can_work_is_found_without_reading_the_weights(settings, monkeypatch):

@@ -193,12 +193,27 @@ def test_the_report_is_made_again_for_another_checkpoint_with_the_same_numbers(a
     assert "report" in found
 
 
-def test_other_ordinary_text_runs_the_evaluation_again(audit, inputs, tmp_path):
+def test_other_ordinary_text_runs_again_what_reads_it(audit, inputs, tmp_path):
     folder = own(inputs, tmp_path)
     (folder / "ordinary.txt").write_text("the bank and the court\n")
     found = run(settings(folder), audit, COMPUTED)
-    assert found["evaluate"] == "auxiliary changed"
-    assert not {"extract", "fit"} & set(found)
+    assert found["extract"] == found["evaluate"] == "auxiliary changed"  # ordinary tokens are read from it, too
+    assert "fit" not in found  # three documents are all used for perplexity, so there are no tokens to read
+
+
+@pytest.mark.parametrize("name", ["prepare", "evaluate"])
+def test_a_stage_depends_on_what_the_questions_are_and_not_on_where_they_lie(audit, inputs, tmp_path, name):
+    stage = STAGES[name]
+
+    def key(file, content):
+        (tmp_path / file).write_text(content)
+        config = settings(inputs, f"evaluate.questions={tmp_path / file}")
+        assert "questions" not in stage_params(stage, config).get("evaluate", {})
+        return stage_inputs(stage, config, audit)["questions"], stage_params(stage, config)
+
+    assert key("a.jsonl", "one") == key("b.jsonl", "one")
+    assert key("a.jsonl", "one")[0] != key("a.jsonl", "two")[0]
+    assert stage_inputs(stage, settings(inputs), audit)["questions"] == "none"
 
 
 @pytest.mark.parametrize("name", COMPUTED)
@@ -260,6 +275,7 @@ def test_the_name_of_an_audit(inputs, finished):
     ("override", "message"),
     [
         ("evaluate.auxiliary=./nowhere.txt", "no such file"),
+        ("evaluate.questions=./nowhere.jsonl", r"evaluate\.questions: nowhere\.jsonl: no such file"),
         ("dataset.path=./nowhere.csv", "no such file"),
         ("checkpoint.path=./nowhere", "no such folder"),
     ],

@@ -11,13 +11,14 @@ import torch
 
 from neuronlens.activations.batching import Batch, Ints, iterate, pad_id_of, token_budget_batches
 from neuronlens.activations.capture import capture
-from neuronlens.activations.readout import deciding_logits, read_answers
+from neuronlens.activations.ordinary import collect_ordinary, write_ordinary
+from neuronlens.activations.readout import continuations, deciding_logits, read_answers
 from neuronlens.activations.store import Activations, Floats, plan_shards, rows_table, shard_path, write_shard
 from neuronlens.activations.tokens import resolve_pooling
 from neuronlens.artifact import write_table
 from neuronlens.checkpoint import Checkpoint, default_device, open_checkpoint
 from neuronlens.config import Config, DatasetParams, Pooling, Scoring
-from neuronlens.dataset import Dataset, read_dataset
+from neuronlens.dataset import Dataset, read_dataset, spare_documents
 from neuronlens.encoding import Labels, encoder_for, resolve_labels
 from neuronlens.errors import NonFiniteActivationError
 from neuronlens.progress import track
@@ -53,19 +54,19 @@ def collect_activations(
 
     Raises:
         SiteError, DatasetError: a site or a concept the model does not have.
-        NonFiniteActivationError: an activation is NaN or infinite.
+        NonFiniteActivationError: an activation or a logit is NaN or infinite.
     """
     params = text or DatasetParams()
     wanted = expand_sites(sites, layer_count(checkpoint.config))
-    labels = resolve_labels(checkpoint, dataset.concepts, params)
-    encoded = encoder_for(checkpoint, params).encode(dataset.text)
+    labels = resolve_labels(checkpoint, dataset.concepts, params, scoring)
+    encoded = encoder_for(checkpoint, params, labels.room(scoring)).encode(dataset.text)
     batches = token_budget_batches([len(ids) for ids in encoded], batch_tokens)
     passes = list(_passes(checkpoint, dataset, encoded, batches, wanted, labels, pooling, scoring))
     return _assemble(passes, dataset, encoded, labels, wanted)
 
 
 def extract(config: Config, inputs: Mapping[str, Path], out: Path) -> dict[str, object]:
-    """The stage: shards of neuron-major tiles per site, and rows.parquet.
+    """The stage: shards of neuron-major tiles per site, rows.parquet, and ordinary/, a sample of the tokens that ranges are not meant for.
 
     Args:
         inputs: `prepare`, the folder of that stage.
@@ -76,14 +77,14 @@ def extract(config: Config, inputs: Mapping[str, Path], out: Path) -> dict[str, 
     """
     checkpoint, dataset = open_checkpoint(config.checkpoint), read_dataset(inputs["prepare"])
     sites = expand_sites(config.extract.sites, layer_count(checkpoint.config))
-    labels = resolve_labels(checkpoint, dataset.concepts, config.dataset)
-    encoded = encoder_for(checkpoint, config.dataset).encode(dataset.text)
+    scoring = config.evaluate.scoring
+    labels = resolve_labels(checkpoint, dataset.concepts, config.dataset, scoring)
+    encoder = encoder_for(checkpoint, config.dataset, labels.room(scoring))
+    encoded = encoder.encode(dataset.text)
     batches = token_budget_batches([len(ids) for ids in encoded], config.extract.batch_tokens)
     shards = plan_shards(batches, [site_width(checkpoint.config, site) for site in sites])
 
-    passes = _passes(
-        checkpoint, dataset, encoded, batches, sites, labels, config.extract.pooling, config.evaluate.scoring
-    )
+    passes = _passes(checkpoint, dataset, encoded, batches, sites, labels, config.extract.pooling, scoring)
     progress = track(passes, len(batches), "extract")
     tables = []
     for shard, members in enumerate(shards):
@@ -98,6 +99,18 @@ def extract(config: Config, inputs: Mapping[str, Path], out: Path) -> dict[str, 
 
     table = pa.concat_tables(tables)
     write_table(out / "rows.parquet", table)
+    documents = spare_documents(config.evaluate)
+    ordinary = collect_ordinary(
+        checkpoint,
+        dataset,
+        config.extract.sites,
+        documents=documents,
+        pooling=config.extract.pooling,
+        batch_tokens=config.extract.batch_tokens,
+        text=config.dataset,
+        seed=config.seed,
+    )
+    write_ordinary(out, ordinary)
     model = checkpoint.model
     return {
         "rows": len(dataset),
@@ -105,11 +118,12 @@ def extract(config: Config, inputs: Mapping[str, Path], out: Path) -> dict[str, 
         "batches": len(batches),
         "sites": {str(site): resolve(model, site).path for site in sites},
         "widths": {str(site): site_width(checkpoint.config, site) for site in sites},
+        "spare_documents": len(documents),
         "pooling": resolve_pooling(config.extract.pooling, checkpoint.config.model_type),
-        "prompt": encoder_for(checkpoint, config.dataset).prompt,
+        "prompt": encoder.prompt,
         "tokens": sum(len(ids) for ids in encoded),
         "padding_share": round(1 - sum(map(len, encoded)) / sum(len(b) * len(encoded[int(b[-1])]) for b in batches), 6),
-        "cut_rows": sum(len(ids) == encoder_for(checkpoint, config.dataset).max_tokens for ids in encoded),
+        "cut_rows": sum(len(ids) == encoder.max_tokens for ids in encoded),
         "accuracy": float(np.mean(table["correct"].to_numpy(zero_copy_only=False))),
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": default_device(),
@@ -130,15 +144,23 @@ def _passes(
     truth = np.array([labels.concepts.index(name) for name in dataset.concept])
     with torch.inference_mode(), capture(model, sites, pooling) as captured:
         for batch in iterate(encoded, batches, pad_id=pad_id_of(checkpoint.tokenizer), device=model.device):
-            answers = read_answers(
-                deciding_logits(model, batch), labels, scoring, classifier=checkpoint.kind == "classifier"
-            )
+            logits = deciding_logits(model, batch)
             values = {site: captured[site].float().T.contiguous().cpu().numpy() for site in sites}
+            position = captured.position.cpu().numpy()  # what was captured is read before generating captures anew
             _refuse_non_finite(values, dataset, batch)
+            texts: Sequence[str] = ()
+            if scoring == "generate":
+                texts = continuations(model, checkpoint.tokenizer, encoded, batch.rows, labels.longest + 1)
+            answers = read_answers(logits, labels, scoring, classifier=checkpoint.kind == "classifier", texts=texts)
+            for slot in answers.broken:
+                raise NonFiniteActivationError(
+                    f"row {dataset.row[int(batch.rows[slot])]}: a logit of the unedited model is not finite; "
+                    "try checkpoint.dtype=float32, and check the weights"
+                )
             yield _Pass(
                 values,
                 batch.rows,
-                captured.position.cpu().numpy(),
+                position,
                 answers.predicted.numpy(),
                 answers.confidence.numpy()[np.arange(len(batch.rows)), truth[batch.rows]],
             )

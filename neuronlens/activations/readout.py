@@ -1,19 +1,21 @@
-"""What a model answers: the logits that decide a row, and from them a concept and a confidence."""
+"""What a model answers: the logits that decide a row, the text it goes on with, and from them a concept and a confidence."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from neuronlens.activations.batching import Batch
+from neuronlens.activations.batching import Batch, Ints, collate, pad_id_of
 from neuronlens.config import Scoring
 from neuronlens.encoding import Labels
 from neuronlens.sites import family_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,18 @@ class Answers:
     predicted: torch.Tensor
     confidence: torch.Tensor
 
+    @property
+    def broken(self) -> list[int]:
+        """Places of the rows that have no answer, since a logit is NaN or infinite. (-inf, a token ruled out, is no obstacle.)"""
+        places: list[int] = (~self.confidence.isfinite()).any(dim=1).nonzero().flatten().tolist()
+        return places
+
 
 def deciding_logits(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     """[B, V] float32: the class logits, or the next-token logits behind the last real token of each row.
 
-    The language-model head runs on the rows' last columns only. Sorted batches end at few different columns, so it costs next to nothing.
+    The language-model head runs on one position of each row. Stock models cut by column, the same ones for all rows, so what is left to cut
+    is cut at the head's entrance; over a batch of rows of many lengths that is most of the head's work.
     """
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     if not family_of(model.config.model_type).decoder:
@@ -43,19 +52,80 @@ def deciding_logits(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     width = batch.input_ids.shape[1]
     last = width - 1 - batch.attention_mask.flip(1).argmax(dim=1)
     columns, place = last.unique(return_inverse=True)
-    logits: torch.Tensor = model(**inputs, use_cache=False, logits_to_keep=columns).logits
-    return logits[torch.arange(len(logits), device=logits.device), place].float()
+
+    def own_column(_: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        hidden = args[0]
+        rows = torch.arange(len(hidden), device=hidden.device)
+        return hidden[rows, place.to(hidden.device)][:, None], *args[1:]
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(own_column)
+    try:
+        logits: torch.Tensor = model(**inputs, use_cache=False, logits_to_keep=columns).logits
+    finally:
+        handle.remove()
+    return logits[:, 0].float()
 
 
-def read_answers(logits: torch.Tensor, labels: Labels, scoring: Scoring, *, classifier: bool) -> Answers:
+def continuations(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoded: Sequence[Sequence[int]], rows: Ints, steps: int
+) -> list[str]:
+    """[B] text that greedy decoding puts behind each row: up to `steps` tokens, up to the end-of-text token, which is not part of it.
+
+    Plain argmax of the model's logits: what the checkpoint's generation_config.json asks for (sampling, beams, penalties) is set aside.
+
+    Args:
+        encoded: token ids of all rows.
+        rows: [B] which of them.
+    """
+    from transformers import GenerationConfig
+
+    batch = collate(encoded, rows, pad_id=pad_id_of(tokenizer), device=model.device, side="left")
+    asked: Any = model
+    given = asked.generation_config
+    ends = given.eos_token_id if isinstance(given.eos_token_id, list) else [given.eos_token_id]
+    stops = sorted({int(token) for token in (*ends, tokenizer.eos_token_id) if token is not None})
+    # generate fills whatever is left open in a config that it is passed from the model's own, so the model's own has to make way
+    asked.generation_config = GenerationConfig(
+        do_sample=False, max_new_tokens=steps, eos_token_id=stops or None, pad_token_id=pad_id_of(tokenizer)
+    )
+    try:
+        found = asked.generate(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+    finally:
+        asked.generation_config = given
+    texts = []
+    for ids in found[:, batch.input_ids.shape[1] :].tolist():
+        length = next((place for place, token in enumerate(ids) if token in stops), len(ids))
+        texts.append(str(tokenizer.decode(ids[:length], clean_up_tokenization_spaces=False)))
+    return texts
+
+
+def named_label(text: str, labels: Labels) -> int:
+    """Index of the concept whose label a continuation names, -1 for none.
+
+    Both stripped of white space, the continuation must begin with the label, letter by letter and case by case, and the label must end
+    there: no letter, digit, underscore or half-decoded character may follow. So "art" is named by "art", "art." and "art history", not by
+    "artful" or "Art". Where several labels are named, as "art" and "art history" are by the last, the longest is meant.
+    """
+    said = text.strip()
+    wanted = [label.strip() for label in labels.texts]
+    named = [i for i, label in enumerate(wanted) if re.match(re.escape(label) + r"(?![\w\ufffd])", said)]
+    return max(named, key=lambda i: len(wanted[i]), default=-1)
+
+
+def read_answers(
+    logits: torch.Tensor, labels: Labels, scoring: Scoring, *, classifier: bool, texts: Sequence[str] = ()
+) -> Answers:
     """Concepts and confidences from deciding logits [B, V].
 
     Args:
-        scoring: `constrained` takes the best of the labels, `free` the best of the vocabulary, which may be no label. Classifiers always
-            take the best of all their classes.
+        scoring: `constrained` takes the best of the labels, `free` the best of the vocabulary, which may be no label, `generate` the label
+            that the continuation names. Classifiers always take the best of all their classes.
+        texts: [B] continuations, for `generate`.
     """
     ids = torch.tensor(labels.ids, device=logits.device)
     confidence = logits.softmax(dim=-1)[:, ids]
+    if scoring == "generate":
+        return Answers(torch.tensor([named_label(text, labels) for text in texts]), confidence.cpu())
     if scoring == "constrained" and not classifier:
         return Answers(logits[:, ids].argmax(dim=-1).cpu(), confidence.cpu())
     hit = logits.argmax(dim=-1)[:, None] == ids

@@ -10,26 +10,29 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 
 from neuronlens.activations.batching import Batch, Ints, iterate, pad_id_of, token_budget_batches
-from neuronlens.activations.readout import deciding_logits, read_answers
+from neuronlens.activations.readout import continuations, deciding_logits, read_answers
 from neuronlens.checkpoint import Checkpoint
 from neuronlens.config import DatasetParams, Scoring
 from neuronlens.dataset import Dataset
 from neuronlens.encoding import Encoder, encoder_for, longest_input, resolve_labels
-from neuronlens.errors import DatasetError
+from neuronlens.errors import DatasetError, NonFiniteActivationError
 from neuronlens.evaluation.suffix import edited_passes
-from neuronlens.interventions.edit import Dose, Intervention, edit
+from neuronlens.interventions.edit import Dose, Edit, edit
 from neuronlens.progress import track
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Floats = npt.NDArray[np.float32]
+Counts = npt.NDArray[np.int32]  # there is one for every edit and row
 Doubles = npt.NDArray[np.float64]
 
-_LOGIT_BYTES = 256 << 20
+# All positions' logits are held at once, which for a large vocabulary is far more than the hidden states. A processor takes several times
+# as long over what its caches do not hold.
+_LOGIT_BYTES: dict[str, int] = {"cpu": 8 << 20}
+_LOGIT_BYTES_ELSEWHERE = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,10 @@ class RowScores:
     concepts: tuple[str, ...]
     rows: Ints
     truth: Ints
-    predicted: Ints
+    predicted: Counts
     confidence: Floats
-    changed: Ints
-    looked_at: Ints
+    changed: Counts
+    looked_at: Counts
     no_op_difference: float
     suffix_difference: float
 
@@ -62,27 +65,42 @@ class RowScores:
         """[M + 1, N]."""
         return np.equal(self.predicted, self.truth)
 
+    def take(self, edits: Sequence[int]) -> RowScores:
+        """The scores of the unedited model and of some edits, in their order."""
+        index = [0, *edits]
+        names = ("predicted", "confidence", "changed", "looked_at")
+        return replace(self, **{name: getattr(self, name)[index] for name in names})
+
 
 def score_rows(
     checkpoint: Checkpoint,
     dataset: Dataset,
-    interventions: Sequence[Intervention],
+    interventions: Sequence[Edit],
     *,
     split: str = "test",
     scoring: Scoring = "constrained",
     batch_tokens: int = 8192,
     text: DatasetParams | None = None,
 ) -> RowScores:
-    """Answers on the rows of a split, unedited and under each intervention. Batch by batch: the prefix once, then every edit's suffix."""
+    """Answers on the rows of a split, unedited and under each intervention. Batch by batch: the prefix once, then every edit's suffix.
+
+    With `generate` each edit also acts on a greedy decoding of its own, from the prompt to one token past the longest label; the answer is
+    the label that the text names. Confidence and dose stay those of the prompt's forward call, as in the other scorings: they do not depend
+    on how long a row's answer happens to be. (So an edit of the `generated` tokens has a dose of 0 here, and may change answers still.)
+
+    Raises:
+        DatasetError: the split has no rows.
+        NonFiniteActivationError: a row has no answer, since a logit is NaN or infinite.
+    """
     model, params = checkpoint.model, text or DatasetParams()
-    labels = resolve_labels(checkpoint, dataset.concepts, params)
+    labels = resolve_labels(checkpoint, dataset.concepts, params, scoring)
     rows = np.array([i for i, name in enumerate(dataset.split) if name == split], dtype=np.int64)
     if not len(rows):
         raise DatasetError(f"the split {split!r} has no rows", cure="Every split needs some of each concept.")
-    encoded = encoder_for(checkpoint, params).encode([dataset.text[i] for i in rows])
+    encoded = encoder_for(checkpoint, params, labels.room(scoring)).encode([dataset.text[i] for i in rows])
     truth = np.array([labels.concepts.index(dataset.concept[i]) for i in rows], dtype=np.int64)
     shape = (len(interventions) + 1, len(rows))
-    predicted, changed, looked_at = (np.zeros(shape, dtype=np.int64) for _ in range(3))
+    predicted, changed, looked_at = (np.zeros(shape, dtype=np.int32) for _ in range(3))
     confidence = np.zeros(shape, dtype=np.float32)
 
     batches = token_budget_batches([len(ids) for ids in encoded], batch_tokens)
@@ -90,11 +108,21 @@ def score_rows(
     with torch.inference_mode():
         first = next(iterate(encoded, batches, pad_id=pad_id, device=device))
         no_op, suffix = fidelity(model, interventions, lambda: deciding_logits(model, first))
-        passes = _all_passes(
+        passes = all_passes(
             model, interventions, iterate(encoded, batches, pad_id=pad_id, device=device), deciding_logits
         )
         for batch, index, logits, dose in track(passes, len(batches) * (len(interventions) + 1), "evaluate"):
-            answers = read_answers(logits, labels, scoring, classifier=checkpoint.kind == "classifier")
+            texts: Sequence[str] = ()
+            if scoring == "generate":
+                with edit(model, [interventions[index - 1]] if index else []):
+                    texts = continuations(model, checkpoint.tokenizer, encoded, batch.rows, labels.longest + 1)
+            answers = read_answers(logits, labels, scoring, classifier=checkpoint.kind == "classifier", texts=texts)
+            for slot in answers.broken:
+                what = f"under the edit of site {interventions[index - 1].site}" if index else "of the unedited model"
+                raise NonFiniteActivationError(
+                    f"row {dataset.row[rows[batch.rows[slot]]]}: a logit {what} is not finite; try checkpoint.dtype=float32, "
+                    "and check the weights"
+                )
             own = truth[batch.rows]
             predicted[index, batch.rows] = answers.predicted.numpy()
             confidence[index, batch.rows] = answers.confidence.numpy()[np.arange(len(own)), own]
@@ -104,7 +132,7 @@ def score_rows(
 
 
 def document_losses(
-    checkpoint: Checkpoint, documents: Sequence[str], interventions: Sequence[Intervention], *, max_tokens: int = 128
+    checkpoint: Checkpoint, documents: Sequence[str], interventions: Sequence[Edit], *, max_tokens: int = 128
 ) -> tuple[Doubles, Ints]:
     """Negative log likelihood of ordinary text, unedited (index 0) and under each intervention (1 to M).
 
@@ -121,11 +149,11 @@ def document_losses(
             "no document has two tokens", where="evaluate.auxiliary", cure="Perplexity needs running text."
         )
     losses = np.zeros((len(interventions) + 1, len(encoded)))
-    # all positions' logits are held at once, which for a large vocabulary is far more than the hidden states
-    budget = max(1, _LOGIT_BYTES // (4 * int(model.config.vocab_size)))
+    logit_bytes = _LOGIT_BYTES.get(model.device.type, _LOGIT_BYTES_ELSEWHERE)
+    budget = max(1, logit_bytes // (4 * int(model.config.vocab_size)))
     batches = token_budget_batches([len(ids) for ids in encoded], budget)
     with torch.inference_mode():
-        passes = _all_passes(
+        passes = all_passes(
             model,
             interventions,
             iterate(encoded, batches, pad_id=pad_id_of(checkpoint.tokenizer), device=model.device),
@@ -142,7 +170,7 @@ def perplexity(losses: Doubles, predicted: Ints) -> Doubles:
 
 
 def fidelity(
-    model: PreTrainedModel, interventions: Sequence[Intervention], forward: Callable[[], torch.Tensor]
+    model: PreTrainedModel, interventions: Sequence[Edit], forward: Callable[[], torch.Tensor]
 ) -> tuple[float, float]:
     """Do the hooks and the suffix do what they say? Checked on one batch, at every site that is edited.
 
@@ -153,10 +181,7 @@ def fidelity(
     plain, no_op, suffix = forward(), 0.0, 0.0
     for site in sorted({item.site for item in interventions}):
         item = next(item for item in interventions if item.site == site)
-        never = replace(
-            item, lower=torch.full_like(item.lower, torch.inf), upper=torch.full_like(item.upper, -torch.inf)
-        )
-        with edit(model, never):
+        with edit(model, item.idle()):
             no_op = max(no_op, float((forward() - plain).abs().max()))
         with edit(model, item):
             full = forward()
@@ -165,13 +190,16 @@ def fidelity(
     return no_op, suffix
 
 
-def _all_passes(
+def all_passes(
     model: PreTrainedModel,
-    interventions: Sequence[Intervention],
+    interventions: Sequence[Edit],
     batches: Iterator[Batch],
     run: Callable[[PreTrainedModel, Batch], torch.Tensor],
 ) -> Iterator[tuple[Batch, int, torch.Tensor, Dose]]:
-    """Batch by batch, so that what the prefix gave is in memory for every edit and nothing is spilled."""
+    """What `run` gives on each batch, unedited (index 0) and under each intervention (1 to M), with the edit's dose.
+
+    Batch by batch, so that what the prefix gave is in memory for every edit and nothing is spilled.
+    """
     for batch in batches:
         for index, (result, dose) in enumerate(edited_passes(model, interventions, partial(run, model, batch))):
             yield batch, index, result, dose
@@ -180,6 +208,7 @@ def _all_passes(
 def _losses(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     """[B] sum of the losses of each document's tokens."""
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "position_ids": batch.position_ids}
-    logits = model(**inputs, use_cache=False).logits[:, :-1].float()
-    losses = F.cross_entropy(logits.transpose(1, 2), batch.input_ids[:, 1:], reduction="none")
-    return (losses * batch.attention_mask[:, 1:]).sum(dim=1)
+    logits: torch.Tensor = model(**inputs, use_cache=False).logits[:, :-1].float()
+    # cross_entropy wants the vocabulary in the middle, [B, V, T], and takes three times as long over it
+    own = logits.gather(-1, batch.input_ids[:, 1:, None])[..., 0]
+    return ((logits.logsumexp(dim=-1) - own) * batch.attention_mask[:, 1:]).sum(dim=1)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from neuronlens.interventions.edit import Dose, Intervention, edit
+from neuronlens.interventions.edit import Dose, Edit, edit
 from neuronlens.sites import Site, blocks_of
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def resume_after(model: PreTrainedModel, count: int, output: Any) -> Iterator[No
 
 
 def edited_passes(
-    model: PreTrainedModel, interventions: Sequence[Intervention], forward: Callable[[], T]
+    model: PreTrainedModel, interventions: Sequence[Edit], forward: Callable[[], T]
 ) -> Iterator[tuple[T, Dose]]:
     """What a forward call gives unedited, then under each intervention alone. The blocks before an edit run once for all of them.
 

@@ -1,9 +1,8 @@
 """Means over concepts, and paired comparisons of methods: what the rows of results.parquet add up to.
 
 Concepts are the unit of everything here: each contributes one number per method, and intervals say what other concepts might have given.
-An interval over few concepts is too short: of normal differences around zero, the 95 % percentile bootstrap calls 20 % clear of zero at
-4 concepts, 15 % at 6 and 9 % at 12. A comparison is therefore decided only where an exact sign-flip test agrees, corrected for the number
-of sites; with fewer than 6 concepts it cannot reach 5 %, whatever the data say.
+Few concepts allow no resampling, so intervals are Student's, lengthened for skew (`uncertainty.mean`). A comparison is decided only where
+an exact sign-flip test agrees, corrected for the number of sites; with fewer than 6 concepts it cannot reach 5 %, whatever the data say.
 """
 
 from __future__ import annotations
@@ -18,12 +17,27 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from neuronlens.evaluation.uncertainty import LEVEL, bootstrap_means, interval
+from neuronlens.evaluation.uncertainty import LEVEL, mean
 
 Array = npt.NDArray[np.float64]
 Row = Mapping[str, Any]
 
-IDENTITY = ("site", "method", "saliency", "top", "range", "tau", "operator", "positions")
+IDENTITY = (
+    *(
+        "site",
+        "role",
+        "method",
+        "saliency",
+        "top",
+        "range",
+        "base",
+        "tau",
+        "threshold",
+        "gate",
+        "operator",
+        "positions",
+    ),
+)
 MEANS = (
     "target_accuracy_drop",
     "complement_accuracy_drop",
@@ -42,6 +56,13 @@ COMPARED = (
     "selectivity",
     "log_perplexity",
 )
+# no mean lies beyond; those that are not named lie between -1 and 1
+_LIMITS = {
+    "selectivity": (-2.0, 2.0),
+    "confidence_selectivity": (-2.0, 2.0),
+    "dose_target": (0.0, 1.0),
+    "dose_complement": (0.0, 1.0),
+}
 _EXACT_CONCEPTS = 12  # 2^12 sign patterns; beyond it they are drawn
 
 
@@ -68,7 +89,7 @@ class Effect:
 
     Attributes:
         mean: over concepts.
-        low, high: 95 % bootstrap interval over concepts; None with a single concept.
+        low, high: 95 % interval over concepts; None with a single concept.
         p: two-sided sign-flip test of the mean being 0, corrected over sites (Benjamini-Hochberg) once `corrected` has seen it.
     """
 
@@ -108,30 +129,29 @@ class Comparison:
     effects: Mapping[str, Effect]
 
 
-def summarise(results: pa.Table, resamples: int, seed: int) -> list[dict[str, Any]]:
+def summarise(results: Iterable[Row]) -> list[dict[str, Any]]:
     """Means over concepts of every (site, method), in the order of first appearance.
 
     Args:
-        results: results.parquet.
-        resamples: bootstrap resamples behind the intervals.
-        seed: decides them.
+        results: rows of results.parquet or chosen.parquet.
 
     Returns:
-        Per row the identity columns, `concepts` (their number), each name of `MEANS` with `_low` and `_high`, `perplexity`,
-        `base_perplexity` and `perplexity_ratio` (geometric means over concepts; the ratio with interval). None where nothing was measured,
-        and for intervals over a single concept.
+        Per row the identity columns (None where concepts differ, as they do in what the validation rows chose), `concepts` (their number),
+        each name of `MEANS` with `_low` and `_high`, `perplexity`, `base_perplexity` and `perplexity_ratio` (geometric means over concepts;
+        the ratio with interval). None where nothing was measured, and for intervals over a single concept.
     """
     rows = []
-    for methods, concepts in _same_concepts(_by_method(results.to_pylist())):
+    for methods, concepts in _same_concepts(_by_method(results)):
         measured = [_measured(method) for method in methods]
         names = sorted(set().union(*measured))
         series = [(i, name) for i, found in enumerate(measured) for name in names if name in found]
         values = np.array([measured[i][name] for i, name in series])
-        effects = dict(zip(series, _effects(values, resamples, seed, test=False), strict=True))
+        effects = dict(zip(series, _effects(values), strict=True))
         for i, method in enumerate(methods):
-            row = {name: method[0][name] for name in IDENTITY} | {"concepts": len(concepts)}
+            row = {name: _common(method, name) for name in IDENTITY} | {"concepts": len(concepts)}
             for name in MEANS:
-                row |= _spread(name, effects.get((i, name)))
+                effect = effects.get((i, name))
+                row |= _spread(name, effect and _within(effect, *_LIMITS.get(name, (-1.0, 1.0))))
             ratio = effects.get((i, "log_perplexity"))
             row |= _spread("perplexity_ratio", ratio and _exponential(ratio))
             base = method[0]["base_perplexity"]
@@ -148,7 +168,7 @@ def choose_settings(results: pa.Table) -> tuple[Setting, ...]:
     neurons ranked by d'. A value that is not in the sweep is replaced by the nearest one (the smaller of two), an operator by the first in
     alphabetical order; a saliency that is not there takes its setting with it. Where neither is there, the first saliency stands in.
     """
-    rows = results.to_pylist()
+    rows = [row for row in results.to_pylist() if row["role"] == "sweep"]
     chosen = [row for row in rows if row["range"] == "gaussian"] or [row for row in rows if row["range"] == "full"]
     saliencies = sorted({row["saliency"] for row in chosen})
     wanted = [
@@ -174,23 +194,23 @@ def choose_settings(results: pa.Table) -> tuple[Setting, ...]:
     return tuple(settings)
 
 
-def compare_with_unedited(results: pa.Table, resamples: int, seed: int) -> list[Comparison]:
+def compare_with_unedited(results: pa.Table, seed: int) -> list[Comparison]:
     """The effect of every range masking itself: its drops against the unedited model."""
-    return _compare(results, None, resamples, seed)
+    return _compare(results, None, seed)
 
 
-def compare_with_whole_neuron(results: pa.Table, resamples: int, seed: int) -> list[Comparison]:
+def compare_with_whole_neuron(results: pa.Table, seed: int) -> list[Comparison]:
     """Range masking against masking the same neurons whole (the paper's comparison), at every setting and site that holds both.
 
     Less damage alone does not speak for ranges, since a method that does less does less damage: read the difference in complement drop
     beside the one in target drop, or take selectivity.
     """
-    return _compare(results, lambda row: {**row, "range": "full", "tau": None}, resamples, seed)
+    return _compare(results, lambda row: {**row, "range": "full", "base": "full", "tau": None}, seed)
 
 
-def compare_with_random_neurons(results: pa.Table, resamples: int, seed: int) -> list[Comparison]:
+def compare_with_random_neurons(results: pa.Table, seed: int) -> list[Comparison]:
     """Range masking against ranges of the same width on as many neurons chosen at random."""
-    return _compare(results, lambda row: {**row, "range": "random_neurons", "saliency": "random"}, resamples, seed)
+    return _compare(results, lambda row: {**row, "range": "random_neurons", "saliency": "random"}, seed)
 
 
 def sign_flip_p(values: Array, seed: int) -> Array:
@@ -217,12 +237,12 @@ def sign_flip_p(values: Array, seed: int) -> Array:
     return reached
 
 
-def _compare(results: pa.Table, other: Callable[[Row], Row] | None, resamples: int, seed: int) -> list[Comparison]:
+def _compare(results: pa.Table, other: Callable[[Row], Row] | None, seed: int) -> list[Comparison]:
     """Every range masking against the method whose identity `other` makes of its own; against the unedited model where that is None."""
     methods = {_key(method[0]): method for method in _by_method(results.to_pylist())}
     pairs: list[tuple[list[Row], list[Row] | None]] = []
     for method in methods.values():
-        if method[0]["range"] == "gaussian":
+        if (method[0]["range"], method[0]["role"]) == ("gaussian", "sweep"):
             against = other and methods.get(_key(other(method[0])))
             if against or other is None:
                 pairs.append((method, against))
@@ -231,7 +251,7 @@ def _compare(results: pa.Table, other: Callable[[Row], Row] | None, resamples: i
         own, base = _measured(method), _measured(against) if against else {}
         names = [name for name in COMPARED if name in own and (against is None or name in base)]
         differences = np.array([own[name] - base[name] if against else own[name] for name in names])
-        effects = _effects(differences, resamples, seed, test=True)
+        effects = _effects(differences, seed)
         row = method[0]
         found.append(
             Comparison(
@@ -265,21 +285,21 @@ def _corrected(found: Sequence[Comparison]) -> list[Comparison]:
     return [replace(part, effects=own) for part, own in zip(found, effects, strict=True)]
 
 
-def _effects(values: Array, resamples: int, seed: int, *, test: bool) -> list[Effect]:
-    """One effect per series of values [M, C]; p is 1 where no test is asked for."""
+def _effects(values: Array, seed: int | None = None) -> list[Effect]:
+    """One effect per series of values [M, C]; p is 1 where no seed asks for a test."""
     means = values.mean(axis=1)
-    p = sign_flip_p(values, seed) if test else np.ones(len(values))
+    p = np.ones(len(values)) if seed is None else sign_flip_p(values, seed)
     if values.shape[1] < 2:
-        return [Effect(float(mean), None, None, float(one)) for mean, one in zip(means, p, strict=True)]
-    low, high = interval(bootstrap_means(values, resamples, seed))
+        return [Effect(float(average), None, None, float(one)) for average, one in zip(means, p, strict=True)]
+    _, low, high = mean(values)
     return [Effect(*(float(part) for part in parts)) for parts in zip(means, low, high, p, strict=True)]
 
 
 def _by_method(rows: Iterable[Row]) -> list[list[Row]]:
-    """The rows of each (site, method), ordered by concept, so that two methods pair up place by place."""
-    methods: dict[tuple[str, str], list[Row]] = {}
+    """The rows of each (site, role, method), ordered by concept, so that two methods pair up place by place."""
+    methods: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
-        methods.setdefault((row["site"], row["method"]), []).append(row)
+        methods.setdefault((row["site"], row["role"], row["method"]), []).append(row)
     return [sorted(method, key=lambda row: str(row["concept"])) for method in methods.values()]
 
 
@@ -302,6 +322,11 @@ def _measured(method: Sequence[Row]) -> dict[str, Array]:
     }
 
 
+def _common(method: Sequence[Row], name: str) -> Any:
+    values = {row[name] for row in method}
+    return values.pop() if len(values) == 1 else None
+
+
 def _log_ratio(edited: float | None, base: float | None) -> float | None:
     if _finite(edited) is None or _finite(base) is None or not edited or not base:
         return None
@@ -315,6 +340,11 @@ def _key(row: Row) -> tuple[Any, ...]:
 def _spread(name: str, effect: Effect | None) -> dict[str, float | None]:
     parts = (effect.mean, effect.low, effect.high) if effect else (None, None, None)
     return dict(zip((name, f"{name}_low", f"{name}_high"), parts, strict=True))
+
+
+def _within(effect: Effect, least: float, most: float) -> Effect:
+    low, high = (None if end is None else min(max(end, least), most) for end in (effect.low, effect.high))
+    return replace(effect, low=low, high=high)
 
 
 def _exponential(effect: Effect) -> Effect:

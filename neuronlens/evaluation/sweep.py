@@ -1,48 +1,47 @@
-"""The sweep: every method on every concept, against the unedited model on the same rows."""
+"""The sweep: every method on every concept, against the unedited model on the same rows. Validation rows choose, test rows judge."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from neuronlens.artifact import write_table
 from neuronlens.checkpoint import Checkpoint, default_device, open_checkpoint
-from neuronlens.config import Config, Positions
+from neuronlens.config import Config
 from neuronlens.dataset import Dataset, read_dataset, read_documents
+from neuronlens.evaluation.choice import FAMILIES, choose, members
+from neuronlens.evaluation.contrasts import contrasts_table
+from neuronlens.evaluation.frontier import Losses, frontier_tables
+from neuronlens.evaluation.measure import MEASURED, SELECTIVITY, adjust, measure
+from neuronlens.evaluation.methods import Method, by_place, distinct, read_methods
+from neuronlens.evaluation.questions import COLUMNS as QUESTION_COLUMNS
+from neuronlens.evaluation.questions import question_columns, question_facts
 from neuronlens.evaluation.scoring import RowScores, document_losses, perplexity, score_rows
-from neuronlens.evaluation.uncertainty import bootstrap_means, interval, wilson
-from neuronlens.interventions.edit import Intervention
-from neuronlens.ranges.fit import Ranges, read_ranges
+from neuronlens.evaluation.uncertainty import ratio
+from neuronlens.interventions.edit import Edit
 
-Array = npt.NDArray[np.float64]
-
-GROUPS = ("target", "complement")
-MEASURES = ("accuracy", "confidence")
-
-
-@dataclass(frozen=True)
-class Method:
-    """Ranges and what is done in them: one row of results.parquet."""
-
-    ranges: Ranges
-    operator: str = "zero"
-    positions: Positions = "all"
-
-    @property
-    def name(self) -> str:
-        """The method without its concept, such as `gaussian-2.5/d_prime/0.1/zero/all`."""
-        width = "" if self.ranges.tau is None else f"-{self.ranges.tau:g}"
-        return f"{self.ranges.kind}{width}/{self.ranges.saliency}/{self.ranges.top:g}/{self.operator}/{self.positions}"
+IDENTITY = (
+    *("site", "concept", "method", "setting", "role", "saliency", "top", "range", "base", "tau", "threshold", "gate"),
+    *("neurons", "operator", "positions", "seed"),
+)
+PERPLEXITY = ("perplexity", "base_perplexity", "perplexity_ratio", "perplexity_ratio_low", "perplexity_ratio_high")
+_TYPES: Mapping[str, pa.DataType] = {
+    **dict.fromkeys(("top", "tau", "threshold"), pa.float64()),
+    **dict.fromkeys(("neurons", "n_target", "n_complement"), pa.int32()),
+    "seed": pa.int64(),
+}
 
 
 def evaluate(config: Config, inputs: Mapping[str, Path], out: Path) -> dict[str, object]:
-    """The stage: results.parquet, one row per (site, concept, method), and rows/, what each row of text did under each of them.
+    """The stage: results.parquet (one row per site, concept and method) and rows/ (what each row of text did under each of them).
+
+    Where there are candidates of the tuned method, also validation.parquet (what choices were made on), chosen.parquet (what was chosen, in
+    the words of results.parquet), contrasts.parquet (that against its controls), frontier.parquet and matched.parquet (methods at equal
+    target drops).
 
     Args:
         inputs: `prepare` and `fit`, the folders of those stages.
@@ -52,23 +51,57 @@ def evaluate(config: Config, inputs: Mapping[str, Path], out: Path) -> dict[str,
         Facts for the manifest.
     """
     checkpoint, dataset = open_checkpoint(config.checkpoint), read_dataset(inputs["prepare"])
+    known = read_methods(inputs["fit"], config)
+    candidates = [method for method in known if not method.is_control] if config.interventions.tuned else []
+    tried = None
+    if candidates and "validation" in dataset.split:
+        tried = _Scored(checkpoint, dataset, candidates, config, "validation")
+    chosen = _choices(candidates, tried)
+    # of the tuned method's controls only those of the candidates that were chosen are of use
+    mirrored = [candidates[i] for (_, _, family), i in chosen.items() if family == "tuned"]
     methods = [
-        Method(ranges, operator, config.interventions.positions)
-        for ranges in read_ranges(inputs["fit"] / "ranges.parquet")
-        for operator in config.interventions.operators
+        method
+        for method in known
+        if method.role == "sweep" or not method.is_control or any(method.mirrors(other) for other in mirrored)
     ]
-    table, scores = evaluate_methods(checkpoint, dataset, methods, config)
-    write_table(out / "results.parquet", table)
+    judged = _Scored(checkpoint, dataset, methods, config, "test")
+    losses = _losses(checkpoint, judged.edits, config)
+    rows = _results(checkpoint, judged, losses, config)
+    write_table(out / "results.parquet", adjust(pa.Table.from_pylist(rows, schema=_schema())))
+    if chosen:
+        aliases = _aliases(methods, candidates, chosen)
+        renamed = [{**rows[i], "method": name, "role": "chosen"} for name, i in aliases]
+        write_table(out / "chosen.parquet", adjust(pa.Table.from_pylist(renamed, schema=_schema())))
+        edits: dict[tuple[str, str], dict[str, int]] = {}
+        for name, i in aliases:
+            edits.setdefault((rows[i]["site"], name), {})[rows[i]["concept"]] = judged.places[i]
+        write_table(out / "contrasts.parquet", contrasts_table(judged.scores, edits))
+    if tried is not None:
+        write_table(out / "validation.parquet", tried.table(config.seed))
+        frontier, matched = frontier_tables(
+            candidates,
+            (tried.scores, tried.places),
+            (judged.scores, judged.of(candidates)),
+            losses,
+            resamples=config.evaluate.bootstrap,
+            seed=config.seed,
+        )
+        write_table(out / "frontier.parquet", frontier)
+        write_table(out / "matched.parquet", matched)
     (out / "rows").mkdir()
     for site in sorted({method.ranges.site for method in methods}):
-        write_table(out / "rows" / f"site={site}.parquet", _rows_table(methods, scores, dataset, str(site)))
+        write_table(out / "rows" / f"site={site}.parquet", _rows_table(judged, dataset, str(site)))
+    scores = judged.scores
     return {
         "methods": len(methods),
+        "edits": len(judged.edits),
         "rows": len(scores.rows),
+        "validation_rows": 0 if tried is None else len(tried.scores.rows),
         "no_op_difference": scores.no_op_difference,
         "suffix_difference": scores.suffix_difference,
         "bootstrap": config.evaluate.bootstrap,
-        "perplexity": bool(config.evaluate.auxiliary) and checkpoint.kind == "language_model",
+        "perplexity": losses is not None,
+        "questions": question_facts(checkpoint, config),
         "dtype": str(checkpoint.model.dtype).removeprefix("torch."),
         "device": default_device(),
         "seed": config.seed,
@@ -84,135 +117,150 @@ def evaluate_methods(
         config: how rows become tokens, how they are scored, and the auxiliary text; the defaults unless told otherwise.
 
     Returns:
-        results.parquet as a table, one row per method, and the scores of the single rows behind it.
+        results.parquet as a table, one row per method, and the scores of the single rows behind it, index i + 1 being method i.
     """
     config = config or Config()
-    edits = [
-        Intervention.of(method.ranges, method.operator, method.positions, config.extract.pooling) for method in methods
-    ]
-    scores = score_rows(
-        checkpoint,
-        dataset,
-        edits,
-        scoring=config.evaluate.scoring,
-        batch_tokens=config.extract.batch_tokens,
-        text=config.dataset,
-    )
-    results = [_identity(method, config.seed) for method in methods]
-    for concept in sorted({method.ranges.concept for method in methods}):
-        places = [i for i, method in enumerate(methods) if method.ranges.concept == concept]
-        measured = _measure(scores, concept, [i + 1 for i in places], config)
-        for i, found in zip(places, measured, strict=True):
-            results[i].update(found)
-    base: float | None = None
-    edited: list[float | None] = [None] * len(methods)
-    if config.evaluate.auxiliary is not None and checkpoint.kind == "language_model":
-        documents = read_documents(config.evaluate.auxiliary, config.evaluate.auxiliary_rows)
-        base, *edited = perplexity(
-            *document_losses(checkpoint, documents, edits, max_tokens=config.dataset.max_tokens)
-        ).tolist()
-    for result, value in zip(results, edited, strict=True):
-        result.update({"perplexity": value, "base_perplexity": base})
-    return pa.Table.from_pylist(results, schema=_schema()), scores
+    judged = _Scored(checkpoint, dataset, methods, config, "test")
+    losses = _losses(checkpoint, judged.edits, config)
+    rows = _results(checkpoint, judged, losses, config)
+    return adjust(pa.Table.from_pylist(rows, schema=_schema())), judged.scores.take(judged.places)
 
 
-def _identity(method: Method, seed: int) -> dict[str, Any]:
-    ranges = method.ranges
-    return {
-        "site": str(ranges.site),
-        "concept": ranges.concept,
-        "method": method.name,
-        "saliency": ranges.saliency,
-        "top": ranges.top,
-        "range": ranges.kind,
-        "tau": ranges.tau,
-        "neurons": len(ranges.neurons),
-        "operator": method.operator,
-        "positions": method.positions,
-        "seed": seed,
-    }
+class _Scored:
+    """Scores of some methods on the rows of a split. Methods that do the same to the model are run once.
 
-
-def _measure(scores: RowScores, concept: str, indices: Sequence[int], config: Config) -> list[dict[str, Any]]:
-    """The measured columns of all methods on one concept.
-
-    Rates carry Wilson intervals; drops, confidences and selectivity carry paired bootstrap intervals: the same rows are drawn for the
-    edited and the unedited model, targets and complement independently.
+    Attributes:
+        methods: as given.
+        edits: that differ.
+        places: index of each method's edit in the scores, from 1.
+        scores: of the edits.
     """
-    target = scores.truth == scores.concepts.index(concept)
-    measured: list[dict[str, Any]] = [{} for _ in indices]
-    drops: dict[tuple[str, str], Array] = {}
-    for group, members in (("target", target), ("complement", ~target)):
-        values = {
-            "accuracy": scores.correct[:, members].astype(np.float64),
-            "confidence": scores.confidence[:, members].astype(np.float64),
-        }
-        changed, looked_at = scores.changed[:, members].sum(axis=1), scores.looked_at[:, members].sum(axis=1)
-        n = int(members.sum())
-        for measure, rows in values.items():
-            base, edited = rows[0], rows[list(indices)]
-            means = bootstrap_means(
-                np.vstack([edited, base[None]]), config.evaluate.bootstrap, config.seed, GROUPS.index(group)
-            )
-            drops[group, measure] = means[-1] - means[:-1]
-            low, high = interval(means[:-1])
-            drop_low, drop_high = interval(drops[group, measure])
-            name = f"{group}_{measure}"
-            for i, found in enumerate(measured):
-                found[name] = float(edited[i].mean())
-                found[f"{name}_low"], found[f"{name}_high"] = (
-                    wilson(int(edited[i].sum()), n) if measure == "accuracy" else (float(low[i]), float(high[i]))
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        dataset: Dataset,
+        methods: Sequence[Method],
+        config: Config,
+        split: Literal["validation", "test"],
+    ) -> None:
+        self.methods = methods
+        different, index = distinct(methods)
+        self.edits = [method.edit(config.extract.pooling) for method in different]
+        self.places = [i + 1 for i in index]
+        self.scores = score_rows(
+            checkpoint,
+            dataset,
+            self.edits,
+            split=split,
+            scoring=config.evaluate.scoring,
+            batch_tokens=config.extract.batch_tokens,
+            text=config.dataset,
+        )
+        self._known = {id(method): place for method, place in zip(methods, self.places, strict=True)}
+
+    def of(self, methods: Sequence[Method]) -> list[int]:
+        """Index of some of the methods' edits in the scores."""
+        return [self._known[id(method)] for method in methods]
+
+    def rows(self, seed: int) -> list[dict[str, Any]]:
+        """Identity and measured columns of every method."""
+        rows: list[dict[str, Any]] = [method.identity | {"seed": seed} for method in self.methods]
+        for (_, concept), places in by_place(self.methods).items():
+            found = measure(self.scores, concept, [self.places[i] for i in places])
+            for i, columns in zip(places, found, strict=True):
+                rows[i] |= columns
+        return rows
+
+    def table(self, seed: int) -> pa.Table:
+        """validation.parquet."""
+        names = [*IDENTITY, "n_target", "n_complement", *MEASURED]
+        return adjust(pa.Table.from_pylist(self.rows(seed), schema=_columns(names)))
+
+
+def _choices(candidates: Sequence[Method], tried: _Scored | None) -> dict[tuple[str, str, str], int]:
+    """(site, concept, family) -> place of the candidate that the validation rows choose; the first where there are none."""
+    scores = [] if tried is None else tried.rows(0)
+    found: dict[tuple[str, str, str], int] = {}
+    for site, concept in by_place(candidates):
+        for family in FAMILIES:
+            own = members(candidates, site, concept, family)
+            if own:
+                selectivity, confidence = (
+                    np.array([np.nan if not scores or scores[i][name] is None else scores[i][name] for i in own])
+                    for name in SELECTIVITY.values()
                 )
-                found[f"base_{name}"] = float(base.mean())
-                found[f"{name}_drop"] = float(base.mean() - edited[i].mean())
-                found[f"{name}_drop_low"], found[f"{name}_drop_high"] = float(drop_low[i]), float(drop_high[i])
-        for i, index in enumerate(indices):
-            measured[i][f"n_{group}"] = n
-            measured[i][f"dose_{group}"] = float(changed[index] / looked_at[index]) if looked_at[index] else 0.0
-    for measure, prefix in (("accuracy", "selectivity"), ("confidence", "confidence_selectivity")):
-        low, high = interval(drops["target", measure] - drops["complement", measure])
-        for i, found in enumerate(measured):
-            found[prefix] = found[f"target_{measure}_drop"] - found[f"complement_{measure}_drop"]
-            found[f"{prefix}_low"], found[f"{prefix}_high"] = float(low[i]), float(high[i])
-    return measured
+                found[site, concept, family] = own[choose([candidates[i] for i in own], selectivity, confidence)]
+    return found
+
+
+def _losses(checkpoint: Checkpoint, edits: Sequence[Edit], config: Config) -> Losses | None:
+    if config.evaluate.auxiliary is None or checkpoint.kind != "language_model":
+        return None
+    documents = read_documents(config.evaluate.auxiliary, config.evaluate.auxiliary_rows)
+    return Losses(*document_losses(checkpoint, documents, edits, max_tokens=config.dataset.max_tokens))
+
+
+def _results(checkpoint: Checkpoint, judged: _Scored, losses: Losses | None, config: Config) -> list[dict[str, Any]]:
+    """The rows of results.parquet, in the order of the methods."""
+    rows = judged.rows(config.seed)
+    ratios = _perplexities(losses, len(judged.edits))
+    questions = question_columns(checkpoint, judged.edits, config)
+    for row, place in zip(rows, judged.places, strict=True):
+        row |= ratios[place - 1] | questions[place - 1]
+    return rows
+
+
+def _perplexities(losses: Losses | None, edits: int) -> list[dict[str, float | None]]:
+    """[M] perplexity with and without the edit, and their ratio with its interval over documents."""
+    if losses is None:
+        return [dict.fromkeys(PERPLEXITY) for _ in range(edits)]
+    values = perplexity(losses.losses, losses.predicted)
+    with np.errstate(over="ignore"):
+        spread = np.exp(ratio(losses.losses[1:] - losses.losses[0], losses.predicted))
+    return [
+        dict(zip(PERPLEXITY, map(float, (value, values[0], *spread[:, i])), strict=True))
+        for i, value in enumerate(values[1:])
+    ]
+
+
+def _aliases(
+    methods: Sequence[Method], candidates: Sequence[Method], chosen: Mapping[tuple[str, str, str], int]
+) -> list[tuple[str, int]]:
+    """What the validation rows chose, under the family's name, which is the same for all concepts; its controls likewise."""
+    found = []
+    place = {id(method): i for i, method in enumerate(methods)}
+    for (_, _, family), at in chosen.items():
+        method = candidates[at]
+        found.append((family, place[id(method)]))
+        if family == "tuned":
+            found += [
+                (f"tuned/{other.identity['range']}", i) for i, other in enumerate(methods) if other.mirrors(method)
+            ]
+    return found
 
 
 def _schema() -> pa.Schema:
-    text = [(name, pa.string()) for name in ("site", "concept", "method", "saliency")]
-    identity = [
-        *text,
-        ("top", pa.float64()),
-        ("range", pa.string()),
-        ("tau", pa.float64()),
-        ("neurons", pa.int32()),
-        ("operator", pa.string()),
-        ("positions", pa.string()),
-        ("seed", pa.int64()),
-        ("n_target", pa.int32()),
-        ("n_complement", pa.int32()),
-    ]
-    numbers = []
-    for group in GROUPS:
-        for measure in MEASURES:
-            name = f"{group}_{measure}"
-            drop = f"{name}_drop"
-            numbers += [name, f"{name}_low", f"{name}_high", f"base_{name}", drop, f"{drop}_low", f"{drop}_high"]
-    for name in ("selectivity", "confidence_selectivity"):
-        numbers += [name, f"{name}_low", f"{name}_high"]
-    numbers += ["dose_target", "dose_complement", "perplexity", "base_perplexity"]
-    return pa.schema([*identity, *((name, pa.float64()) for name in numbers)])
+    return _columns([*IDENTITY, "n_target", "n_complement", *MEASURED, *PERPLEXITY, *QUESTION_COLUMNS])
 
 
-def _rows_table(methods: Sequence[Method], scores: RowScores, dataset: Dataset, site: str) -> pa.Table:
-    """What each test row did under each method of a site: concept and method, then the row's answer and dose."""
+def _columns(names: Sequence[str]) -> pa.Schema:
+    text = {*IDENTITY} - {*_TYPES}
+    return pa.schema([(name, pa.string() if name in text else _TYPES.get(name, pa.float64())) for name in names])
+
+
+def _rows_table(judged: _Scored, dataset: Dataset, site: str) -> pa.Table:
+    """What each test row did under each method of a site: concept, role and method, then the row's answer and dose."""
+    scores = judged.scores
     names = np.array([*scores.concepts, None], dtype=object)  # -1, no concept, picks the last
     row = np.array([dataset.row[i] for i in scores.rows])
     tables = []
-    for index, method in enumerate(methods, start=1):
+    for method, index in zip(judged.methods, judged.places, strict=True):
         if str(method.ranges.site) != site:
             continue
         columns = {
             "concept": pa.array([method.ranges.concept] * len(row)),
+            "role": pa.array([method.role] * len(row)),
             "method": pa.array([method.name] * len(row)),
             "row": row,
             "predicted": pa.array(names[scores.predicted[index]], pa.string()),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -16,58 +16,114 @@ from neuronlens.config import Pooling, Positions
 from neuronlens.errors import NeuronLensError
 from neuronlens.interventions.operators import OPERATORS, Target, parse_operator
 from neuronlens.ranges.fit import Ranges
+from neuronlens.ranges.leace import Erasure
 from neuronlens.sites import Site, resolve
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+class Edit(Protocol):
+    """What changes the activations of a site. A new kind is a new class."""
+
+    @property
+    def site(self) -> Site:
+        """Where."""
+
+    @property
+    def positions(self) -> Positions:
+        """Which tokens."""
+
+    @property
+    def pooling(self) -> Pooling:
+        """What `pooled` means."""
+
+    @property
+    def width(self) -> int:
+        """How many neurons are looked at."""
+
+    def to(self, device: torch.device | str) -> Edit:
+        """The same edit with its tensors on a device."""
+
+    def apply(self, hidden: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """New activations [B, T, D] and [B, T, width] bool, which were changed; `tokens` [B, T] says where it may act."""
+
+    def idle(self) -> Edit:
+        """An edit like this one that never changes anything."""
+
+
 @dataclass(frozen=True)
 class Intervention:
-    """An edit of one site.
+    """An edit of the neurons that lie in their ranges.
 
     Attributes:
         site: where.
         neurons: [K] which coordinates.
         lower, upper: [K, I] float32 bounds of closed intervals; infinite for a whole neuron.
-        operator: `zero`, `complement_mean`, `dampen` or `dampen:FACTOR`.
-        replacement: [K] what `complement_mean` writes.
+        target: [K] each, what operators look at besides the interval.
+        operator: `zero`, `complement_mean`, `dampen:FACTOR` and so on (see `neuronlens.interventions.operators`).
         positions: `all` real tokens at every step; `last`, the last prompt token; `prompt`; `generated`; `pooled`, where
             activations are read.
         pooling: what `pooled` means.
+        evidence: [2, K] nats for a neuron in its range and for one outside, where the neurons must agree; else None.
+        threshold: least sum of the evidence of a token that is edited.
     """
 
     site: Site
     neurons: torch.Tensor
     lower: torch.Tensor
     upper: torch.Tensor
+    target: Target
     operator: str = "zero"
-    replacement: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
     positions: Positions = "all"
     pooling: Pooling = "auto"
+    evidence: torch.Tensor | None = None
+    threshold: float = 0.0
 
     @classmethod
     def of(
         cls, ranges: Ranges, operator: str = "zero", positions: Positions = "all", pooling: Pooling = "auto"
     ) -> Intervention:
         """The edit that applies an operator to fitted ranges."""
+        numbers = (
+            torch.from_numpy(getattr(ranges, name).astype(np.float32))
+            for name in ("mean", "std", "complement_mean", "complement_std", "pooled_mean")
+        )
+        lower, upper = torch.from_numpy(ranges.lower), torch.from_numpy(ranges.upper)
+        gate = ranges.agreement
         return cls(
             ranges.site,
             torch.from_numpy(ranges.neurons),
-            torch.from_numpy(ranges.lower),
-            torch.from_numpy(ranges.upper),
+            lower,
+            upper,
+            Target(lower[:, 0], upper[:, 0], *numbers),
             operator,
-            torch.from_numpy(ranges.replacement.astype(np.float32)),
             positions,
             pooling,
+            None if gate is None else torch.from_numpy(np.stack([gate.inside, gate.outside])),
+            0.0 if gate is None else gate.threshold,
         )
+
+    @property
+    def width(self) -> int:
+        """How many neurons are looked at."""
+        return len(self.neurons)
 
     def to(self, device: torch.device | str) -> Intervention:
         """The same edit with its tensors on a device."""
-        moved = (tensor.to(device) for tensor in (self.neurons, self.lower, self.upper))
-        neurons, lower, upper = moved
-        return Intervention(
-            self.site, neurons, lower, upper, self.operator, self.replacement.to(device), self.positions, self.pooling
+        return replace(
+            self,
+            neurons=self.neurons.to(device),
+            lower=self.lower.to(device),
+            upper=self.upper.to(device),
+            target=self.target.to(device),
+            evidence=None if self.evidence is None else self.evidence.to(device),
+        )
+
+    def idle(self) -> Intervention:
+        """The same hook over ranges that hold nothing."""
+        return replace(
+            self, lower=torch.full_like(self.lower, torch.inf), upper=torch.full_like(self.upper, -torch.inf)
         )
 
     def apply(self, hidden: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -85,17 +141,69 @@ class Intervention:
         picked = hidden[..., self.neurons]
         values = picked.float()
         inside = torch.zeros_like(picked, dtype=torch.bool)
-        name, factor = parse_operator(self.operator)
+        name, number = parse_operator(self.operator)
         new = values
         for interval in range(self.lower.shape[1]):
             lower, upper = self.lower[:, interval], self.upper[:, interval]
-            here = (values >= lower) & (values <= upper) & tokens[..., None]
-            target = Target((lower + upper) / 2, (upper - lower) / 2, self.replacement, factor)
-            new = torch.where(here, OPERATORS[name](values, target), new)
+            here = (values >= lower) & (values <= upper)
+            target = replace(self.target, lower=lower, upper=upper)
+            new = torch.where(here, OPERATORS[name](values, target, number), new)
             inside |= here
+        if self.evidence is not None:
+            evidence = torch.where(inside, self.evidence[0], self.evidence[1]).sum(dim=-1)
+            tokens = tokens & (evidence >= self.threshold)
+        inside &= tokens[..., None]
         edited = hidden.clone()
         edited[..., self.neurons] = torch.where(inside, new.to(hidden.dtype), picked)
         return edited, inside
+
+
+@dataclass(frozen=True)
+class LinearErasure:
+    """x -> x - direction * (probe . (x - mean)) at a site, in float32.
+
+    Attributes:
+        site, positions, pooling: as of an Intervention.
+        direction, probe, mean: [D].
+    """
+
+    site: Site
+    direction: torch.Tensor
+    probe: torch.Tensor
+    mean: torch.Tensor
+    positions: Positions = "all"
+    pooling: Pooling = "auto"
+
+    @classmethod
+    def of(cls, erasure: Erasure, positions: Positions = "all", pooling: Pooling = "auto") -> LinearErasure:
+        """The edit of a fitted erasure."""
+        direction, probe, mean = (
+            torch.from_numpy(part.astype(np.float32)) for part in (erasure.direction, erasure.probe, erasure.mean)
+        )
+        return cls(erasure.site, direction, probe, mean, positions, pooling)
+
+    @property
+    def width(self) -> int:
+        """How many neurons are looked at: all."""
+        return len(self.mean)
+
+    def to(self, device: torch.device | str) -> LinearErasure:
+        """The same edit with its tensors on a device."""
+        return replace(
+            self, direction=self.direction.to(device), probe=self.probe.to(device), mean=self.mean.to(device)
+        )
+
+    def idle(self) -> LinearErasure:
+        """The same hook with nothing to move along."""
+        return replace(self, direction=torch.zeros_like(self.direction))
+
+    def apply(self, hidden: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Edit activations; arguments and results as of `Intervention.apply`. Every coordinate of a token counts as changed."""
+        values = hidden.float()
+        along = (values - self.mean) @ self.probe
+        moved = (values - along[..., None] * self.direction).to(hidden.dtype)
+        changed = tokens[..., None].expand(*tokens.shape, self.width)
+        return torch.where(changed, moved, hidden), changed
 
 
 @dataclass
@@ -116,7 +224,7 @@ class Dose:
 @contextlib.contextmanager
 def edit(
     model: PreTrainedModel,
-    interventions: Ranges | Intervention | Sequence[Ranges | Intervention],
+    interventions: Ranges | Edit | Sequence[Ranges | Edit],
     *,
     operator: str = "zero",
 ) -> Iterator[list[Dose]]:
@@ -135,7 +243,7 @@ def edit(
         NeuronLensError: a hook never fired although the model was called.
     """
     given = interventions if isinstance(interventions, Sequence) else [interventions]
-    edits = [item if isinstance(item, Intervention) else Intervention.of(item, operator) for item in given]
+    edits = [Intervention.of(item, operator) if isinstance(item, Ranges) else item for item in given]
     doses = [Dose() for _ in edits]
     with contextlib.ExitStack() as stack:
         tracker = stack.enter_context(TokenTracker(model))
@@ -156,19 +264,18 @@ def edit(
 
 
 def _changer(
-    item: Intervention, dose: Dose, tracker: TokenTracker, model: PreTrainedModel
+    item: Edit, dose: Dose, tracker: TokenTracker, model: PreTrainedModel
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     pooling = resolve_pooling(item.pooling, model.config.model_type)
-    placed = item
+    placed: dict[torch.device, Edit] = {}  # blocks of one model may lie on several devices
 
     def change(hidden: torch.Tensor) -> torch.Tensor:
-        nonlocal placed
-        if placed.neurons.device != hidden.device:  # blocks of one model may lie on several devices
-            placed = item.to(hidden.device)
+        if hidden.device not in placed:
+            placed[hidden.device] = item.to(hidden.device)
         tokens = tracker.where(item.positions, pooling).to(hidden.device)
-        edited, inside = placed.apply(hidden, tokens)
+        edited, inside = placed[hidden.device].apply(hidden, tokens)
         dose.changed = inside.sum(dim=(1, 2))
-        dose.looked_at = tokens.sum(dim=1) * len(item.neurons)
+        dose.looked_at = tokens.sum(dim=1) * item.width
         dose.calls += 1
         return edited
 

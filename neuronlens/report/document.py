@@ -22,13 +22,16 @@ from neuronlens.evaluation.summary import (
 from neuronlens.evaluation.uncertainty import wilson
 from neuronlens.report.findings import CLAIMS, DECIDABLE_CONCEPTS, find
 from neuronlens.report.neurons import card_entry, most_selective
+from neuronlens.report.table import kind_of
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SETTINGS_RULE = (
     "Neurons are ranked by mean |a| (reference) and by d' (contrastive), the top 30 % masked at mean ± 2 std, set to zero; where the sweep "
     "lacks a value, the nearest one stands in."
 )
-_PATHS = ("path", "auxiliary")
+_PATHS = ("path", "auxiliary", "questions")
+# candidates and controls by the hundred stay in results.parquet; `summary` has their means
+_LISTED = ("gaussian", "quantile", "discriminative", "full", "random_neurons", "leace")
 
 Rows = list[dict[str, Any]]
 
@@ -42,14 +45,17 @@ def audit_document(config: Config, inputs: Mapping[str, Path]) -> dict[str, Any]
     manifests = {name: read_manifest(folder) for name, folder in inputs.items()}
     facts = {name: manifest["facts"] for name, manifest in manifests.items()}
     table = read_table(inputs["evaluate"] / "results.parquet")
-    draws = (config.evaluate.bootstrap, config.seed)
     settings = choose_settings(table)
     comparisons = {
-        "unedited": compare_with_unedited(table, *draws),
-        "whole_neuron": compare_with_whole_neuron(table, *draws),
-        "random_neurons": compare_with_random_neurons(table, *draws),
+        "unedited": compare_with_unedited(table, config.seed),
+        "whole_neuron": compare_with_whole_neuron(table, config.seed),
+        "random_neurons": compare_with_random_neurons(table, config.seed),
     }
+    chosen, contrasts, matched = (
+        _optional(inputs["evaluate"] / f"{name}.parquet") for name in ("chosen", "contrasts", "matched")
+    )
     results: Rows = table.to_pylist()
+    listed = [row for row in results if row["role"] == "sweep" and row["range"] in _LISTED] + chosen
     base = _base(results)
     document = {
         "schema_version": SCHEMA_VERSION,
@@ -77,10 +83,15 @@ def audit_document(config: Config, inputs: Mapping[str, Path]) -> dict[str, Any]
         "settings": [asdict(setting) for setting in settings],
         "settings_rule": SETTINGS_RULE,
         "claims": CLAIMS,
-        "findings": [asdict(finding) for finding in find(settings, base, *comparisons.values())],
+        "findings": [
+            asdict(finding)
+            for finding in find(settings, base, *comparisons.values(), contrasts=contrasts, matched=matched)
+        ],
         "comparisons": {name: [_comparison(part) for part in parts] for name, parts in comparisons.items()},
-        "summary": summarise(table, *draws),
-        "results": results,
+        "contrasts": contrasts,
+        "matched": matched,
+        "summary": [row | {"kind": kind_of(row)} for row in summarise([*results, *chosen])],
+        "results": [row | {"kind": kind_of(row)} for row in listed],
         "neurons": [card_entry(card) for cards in _cards(inputs["fit"], settings).values() for card in cards],
         "trust": _trust(config, facts, results),
         "artifacts": {name: content_hash(folder) for name, folder in inputs.items()},
@@ -88,6 +99,12 @@ def audit_document(config: Config, inputs: Mapping[str, Path]) -> dict[str, Any]
     }
     finite: dict[str, Any] = _finite(document)
     return finite
+
+
+def _optional(file: Path) -> Rows:
+    """The rows of a table that not every audit has."""
+    rows: Rows = read_table(file).to_pylist() if file.exists() else []
+    return rows
 
 
 def _base(results: Rows) -> dict[str, Any]:
@@ -159,8 +176,7 @@ def _not_looked_at(config: Config, facts: Mapping[str, Any], results: Rows) -> l
     kinds = {row["range"] for row in results}
     told = [
         f"Sites other than {', '.join(facts['prepare']['sites'])}.",
-        "Whether methods differ at a matched target drop or a matched dose: rows of a sweep are compared at equal parameters.",
-        "The validation rows: nothing was tuned, so nothing was chosen on them.",
+        "Whether the rows of the sweep differ at a matched dose: they are compared at equal parameters.",
         "Other prompts, other seeds of the data split, and rows outside this data set.",
     ]
     if facts["prepare"]["checkpoint"]["kind"] == "classifier":
@@ -171,6 +187,10 @@ def _not_looked_at(config: Config, facts: Mapping[str, Any], results: Rows) -> l
         )
     if "full" not in kinds:
         told.append("Whole-neuron masking, which the paper compares ranges with.")
+    if config.interventions.tuned is None:
+        told.append(
+            "Methods at a matched target drop: nothing was tuned, and nothing was chosen on the validation rows."
+        )
     told.append(
         "More than one draw of the random neurons."
         if "random_neurons" in kinds

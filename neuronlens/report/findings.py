@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from neuronlens.evaluation.summary import Comparison, Effect, Setting
@@ -22,7 +22,24 @@ CLAIMS = {
     "text": "Ranges cost ordinary text less than whole neurons do",
     "selective": "Ranges are more selective than whole neurons",
     "control": "The chosen neurons are more selective than random ones",
+    "site": "Where a range lies matters here: tuned ranges are more selective than ranges at random places of the same neurons",
+    "tuned_control": "Which neurons are tuned matters: they are more selective than as many random ones with a gate of their own",
+    "tuned": "At equal target drops, tuned ranges are more selective than the paper's",
+    "tuned_confidence": "At equal drops of the target's confidence, tuned ranges cost the others less confidence than the paper's",
+    "tuned_text": "At equal target drops, tuned ranges cost ordinary text less than the paper's",
 }
+# claims that say which of two methods is the better one: where no place is better than a random one there is no winner
+_CONTESTS = (
+    "spares",
+    "confidence",
+    "text",
+    "selective",
+    "control",
+    "tuned_control",
+    "tuned",
+    "tuned_confidence",
+    "tuned_text",
+)
 SALIENCY_WORDS = {"mean_abs": "mean |a|", "d_prime": "d'", "random": "chance"}
 _VERDICTS = {1: "holds", -1: "contradicted", 0: "not decided"}
 DECIDABLE_CONCEPTS = 6  # 2 / 2^6 < 5 %: below it a sign-flip test can decide nothing
@@ -55,14 +72,32 @@ def find(
     unedited: Sequence[Comparison],
     whole: Sequence[Comparison],
     random: Sequence[Comparison],
+    *,
+    contrasts: Sequence[Mapping[str, Any]] = (),
+    matched: Sequence[Mapping[str, Any]] = (),
 ) -> list[Finding]:
     """All findings, claim by claim within each setting.
+
+    At a site where ranges at random places do as well as tuned ones nothing is selective, so no method is called better than another there.
 
     Args:
         base: the unedited model's accuracy, as in audit.json.
         unedited, whole, random: comparisons of range masking with no edit, with whole neurons, with random neurons.
+        contrasts, matched: rows of contrasts.parquet and matched.parquet; none where nothing was tuned.
     """
-    found = [_known(base)]
+    sites = [_finding("site", None, row["site"], _site(row), row) for row in _against(contrasts, "random_ranges")]
+    found = [_known(base), *sites]
+    for row in _against(contrasts, "random_neurons"):
+        found.append(_finding("tuned_control", None, row["site"], _tuned_control(row), row))
+    for claim, measure, effect in (
+        ("tuned", "accuracy", "selectivity"),
+        ("tuned_confidence", "confidence", "selectivity"),
+        ("tuned_text", "accuracy", "log_perplexity"),
+    ):
+        for site in dict.fromkeys(row["site"] for row in matched):
+            rows = [row for row in matched if (row["site"], row["measure"], row["against"]) == (site, measure, "paper")]
+            if any(row[effect] is not None for row in rows):
+                found.append(_finding(claim, None, site, _matched(rows, measure, effect), {"levels": rows}))
     for setting in settings:
         for claim, comparisons, sentence in (
             ("effect", unedited, _effect),
@@ -75,12 +110,81 @@ def find(
             for part in comparisons:
                 if _belongs(part, setting) and (claim != "text" or "log_perplexity" in part.effects):
                     verdict, text = sentence(part)
-                    numbers = {name: vars(effect) for name, effect in part.effects.items()} | {
+                    effects = {name: vars(effect) for name, effect in part.effects.items()} | {
                         "concepts": part.concepts,
                         "against": part.other,
                     }
-                    found.append(Finding(claim, setting.name, part.site, _VERDICTS[verdict], text, numbers))
-    return found
+                    found.append(_finding(claim, setting.name, part.site, (verdict, text), effects))
+    flat = {finding.site for finding in sites if finding.verdict != "holds"}
+    return [
+        _undecided(finding) if finding.site in flat and finding.claim in _CONTESTS else finding for finding in found
+    ]
+
+
+def _finding(claim: str, setting: str | None, site: str, said: tuple[int, str], numbers: Mapping[str, Any]) -> Finding:
+    return Finding(claim, setting, site, _VERDICTS[said[0]], said[1], numbers)
+
+
+def _undecided(finding: Finding) -> Finding:
+    sentence = f"No winner is named, since ranges at random places do as well here. {finding.sentence}"
+    return replace(finding, verdict=_VERDICTS[0], sentence=sentence)
+
+
+def _against(contrasts: Sequence[Mapping[str, Any]], control: str) -> list[Mapping[str, Any]]:
+    """The contrast in selectivity of the tuned method with one of its controls, at every site."""
+    wanted = ("tuned", f"tuned/{control}", "selectivity")
+    return [row for row in contrasts if (row["method"], row["against"], row["effect"]) == wanted]
+
+
+def _tuned_control(row: Mapping[str, Any]) -> tuple[int, str]:
+    verdict = int(row["low"] > 0) - int(row["high"] < 0)
+    said = {
+        1: "Tuned ranges are more selective than those of as many random neurons, by",
+        -1: "Ranges of as many random neurons are more selective than tuned ones; the difference is",
+        0: "Tuned ranges cannot be told from those of as many random neurons; the difference in selectivity is",
+    }[verdict]
+    return verdict, f"{said} {points(row['mean'], sign=True)} points {points_between(row['low'], row['high'])}."
+
+
+def _site(row: Mapping[str, Any]) -> tuple[int, str]:
+    """Decided over rows: what other rows of these concepts would have given."""
+    verdict = int(row["low"] > 0) - int(row["high"] < 0)
+    said = {
+        1: "Tuned ranges are more selective than ranges of the same neurons at random places that hold as many rows, by",
+        -1: "Ranges of the same neurons at random places are more selective than tuned ones; the difference is",
+        0: "Tuned ranges cannot be told from ranges of the same neurons at random places; the difference in selectivity is",
+    }[verdict]
+    return verdict, f"{said} {points(row['mean'], sign=True)} points {points_between(row['low'], row['high'])}."
+
+
+def _matched(rows: Sequence[Mapping[str, Any]], measure: str, effect: str) -> tuple[int, str]:
+    """Better at every drop that both reach, or worse at one: over rows, and documents where text is what counts."""
+    sign = -1 if effect == "log_perplexity" else 1
+    known = [row for row in rows if row[effect] is not None]
+    ends = [sorted((sign * row[f"{effect}_low"], sign * row[f"{effect}_high"])) for row in known]
+    better, worse = sum(low > 0 for low, _ in ends), sum(high < 0 for _, high in ends)
+    verdict = 1 if better == len(known) else -1 if worse and not better else 0
+    levels = ", ".join(f"{points(row['target_drop'])} ({_level(row, effect)})" for row in known)
+    reach = (
+        max(row["target_drop"] for row in rows if row["tuned_reaches"])
+        if any(row["tuned_reaches"] for row in rows)
+        else 0.0
+    )
+    theirs = max((row["target_drop"] for row in rows if row["other_reaches"]), default=0.0)
+    what = "confidence" if measure == "confidence" else "accuracy"
+    return verdict, (
+        f"Better at {better} and worse at {worse} of the {count(len(known), 'target drop')} that both reach, in points of {what}: "
+        f"{levels}. "
+        f"The largest drop that is reached in some concept is {points(reach)} by tuned ranges and {points(theirs)} by the paper's."
+    )
+
+
+def _level(row: Mapping[str, Any], effect: str) -> str:
+    value, low, high = (row[f"{effect}{end}"] for end in ("", "_low", "_high"))
+    if effect == "log_perplexity":
+        ratio, least, most = (significant(math.exp(end)) for end in (value, low, high))
+        return f"{ratio} times the perplexity [{least}, {most}]"
+    return f"{points(value, sign=True)} {points_between(low, high)}"
 
 
 def _known(base: Mapping[str, Any]) -> Finding:

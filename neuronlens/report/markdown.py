@@ -9,6 +9,16 @@ from neuronlens.report.table import KIND_NAMES, main_summaries
 from neuronlens.report.text import code, count, markdown, points, points_between, significant
 
 LINES = 10
+_LINES_OF_CLAIMS = (
+    *(("effect",), ("spares", "confidence", "text"), ("selective",), ("control",), ("site", "tuned_control")),
+    ("tuned", "tuned_confidence", "tuned_text"),
+)
+
+_AFTER_ANOTHER = {
+    **dict.fromkeys(("confidence", "tuned_confidence"), "in confidence"),
+    **dict.fromkeys(("text", "tuned_text"), "on ordinary text"),
+    "tuned_control": "than those of random neurons",
+}
 
 
 def summary_markdown(audit: Mapping[str, Any]) -> str:
@@ -35,26 +45,39 @@ def _lines(audit: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _verdicts(audit: Mapping[str, Any]) -> Iterator[str]:
-    """One line per claim: its verdicts counted over settings and sites."""
-    for claim, words in audit["claims"].items():
-        found = [finding["verdict"] for finding in audit["findings"] if finding["claim"] == claim]
-        if claim != "known" and found:
-            told = ", ".join(
-                f"{verdict} {found.count(verdict)}"
-                for verdict in ("holds", "contradicted", "not decided")
-                if verdict in found
-            )
-            yield f"- {words}: {told} (of {count(len(found), 'comparison')})"
+    """One line per claim, its verdicts counted over settings and sites; what it says of confidence and of text stands on the same line."""
+    for first, *others in _LINES_OF_CLAIMS:
+        told = [f"{_words(audit, claim)}{_count(audit, claim)}" for claim in (first, *others) if _count(audit, claim)]
+        if told:
+            yield f"- {'; '.join(told)}"
+
+
+def _words(audit: Mapping[str, Any], claim: str) -> str:
+    return f"{_AFTER_ANOTHER.get(claim, audit['claims'][claim])}: "
+
+
+def _count(audit: Mapping[str, Any], claim: str) -> str:
+    found = [finding["verdict"] for finding in audit["findings"] if finding["claim"] == claim]
+    told = [
+        f"{verdict} {found.count(verdict)}" for verdict in ("holds", "contradicted", "not decided") if verdict in found
+    ]
+    return f"{', '.join(told)} (of {count(len(found), 'comparison')})" if found else ""
+
+
+def _of(row: Mapping[str, Any], setting: Mapping[str, Any]) -> bool:
+    return (
+        row["role"] == "sweep" and row["top"] == setting["top"] and row["saliency"] in (setting["saliency"], "random")
+    )
 
 
 def _methods(audit: Mapping[str, Any]) -> Iterator[str]:
     """The first setting's selectivity at the deepest site, method by method."""
     last, setting = audit["sites"][-1]["site"], audit["settings"][0]
     told = [
-        f"{KIND_NAMES[row['range']]} {points(row['selectivity'])} {points_between(row['selectivity_low'], row['selectivity_high'])}"
+        f"{KIND_NAMES[row['kind']]} {points(row['selectivity'])} {points_between(row['selectivity_low'], row['selectivity_high'])}"
         + (f" at {significant(row['perplexity_ratio'])} x perplexity" if row["perplexity_ratio"] is not None else "")
         for row in main_summaries(audit)
-        if row["site"] == last and row["top"] == setting["top"] and row["saliency"] in (setting["saliency"], "random")
+        if row["site"] == last and (row["method"] == "tuned" or _of(row, setting))
     ]
     if told:
         yield f"- Selectivity in points at {last}, {setting['name']} setting: {'; '.join(told)}"

@@ -15,7 +15,7 @@ _PER_METHOD = (
     "dose_complement",
     "perplexity_ratio",
 )
-_PLOTTED = ("site", "concept", "method", "range", "saliency", "top", "tau", "operator", "positions")
+_PLOTTED = ("site", "concept", "method", "kind", "range", "saliency", "top", "tau", "operator", "positions")
 _DRAWN = (
     "target_accuracy_drop",
     "complement_accuracy_drop",
@@ -37,9 +37,10 @@ def metrics(audit: Mapping[str, Any]) -> dict[str, float]:
     for row in main_summaries(audit):
         found["base/perplexity"] = row["base_perplexity"]
         if row["site"] == last:
-            found |= {f"{row['range']}/{row['saliency']}/{name}": row[name] for name in _PER_METHOD}
+            name = row["method"] if row["role"] == "chosen" else f"{row['kind']}/{row['saliency']}"
+            found |= {f"{name}/{measured}": row[measured] for measured in _PER_METHOD}
     for kind in KIND_NAMES:
-        own = [row["selectivity"] for row in audit["summary"] if row["range"] == kind]
+        own = [row["selectivity"] for row in audit["summary"] if row["kind"] == kind and row["selectivity"] is not None]
         found[f"best/{kind}/selectivity"] = max(own, default=None)
     return {name: value for name, value in found.items() if value is not None}
 

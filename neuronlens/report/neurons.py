@@ -86,8 +86,8 @@ def most_selective(fit: Path, tau: float | None, limit: int = NEURONS) -> dict[s
 
 def _selected(file: Path, tau: float | None, columns: Sequence[str]) -> pa.Table:
     """What range masking at tau selects; whole-neuron masking where tau is None."""
-    kind = pc.field("range") == ("full" if tau is None else "gaussian")
-    table = read_table(file, [*columns, "range", "tau"])
+    kind = (pc.field("range") == ("full" if tau is None else "gaussian")) & (pc.field("role") == "sweep")
+    table = read_table(file, [*columns, "range", "role", "tau"])
     return table.filter(kind if tau is None else kind & (pc.field("tau") == tau)).select(columns)
 
 

@@ -66,22 +66,26 @@ def html(audit: Mapping[str, Any]) -> str:
         "significant": text.significant,
         "plain": "{:g}".format,
         "count": text.count,
+        "ratio": lambda value: text.significant(math.exp(value)),
     }
     style = theme.variables() + environment.get_template("report.css").render()
     cards = cards_of(audit)
     concepts, concepts_unlisted = view.concept_rows(audit)
+    panels = view.effects_panels(audit)
     return environment.get_template("report.html").render(
         audit=audit,
         style=Markup(style),
         style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
         claims=view.claims(audit),
         main=view.main_rows(audit),
-        panels=view.effects_panels(audit),
+        panels=panels,
         concepts=concepts,
         concepts_unlisted=concepts_unlisted,
         neurons=view.neuron_panels(cards),
         cards=cards,
+        matched=view.matched_rows(audit),
         kind_names=KIND_NAMES,
+        kinds_drawn=view.kinds_drawn(panels),
         saliency_words=SALIENCY_WORDS,
         infinite=math.inf,
         svg=Markup,  # charts alone: their text is ours, their elements are checked

@@ -8,7 +8,29 @@ from typing import Any
 
 Interval = tuple[float, float]
 RANGES = ("gaussian", "full", "random_neurons")
-KIND_NAMES = {"gaussian": "range masking", "full": "whole neurons", "random_neurons": "random neurons"}
+# what the validation rows chose and what it is held against; the sweep's own rows stand beside it
+CHOSEN = ("tuned", "tuned/random_ranges", "tuned/random_neurons")
+KIND_NAMES = {
+    "gaussian": "range masking",
+    "full": "whole neurons",
+    "random_neurons": "random neurons",
+    "random_ranges": "random ranges",
+    "other_concept": "another concept's ranges",
+    "tuned": "tuned ranges",
+    "quantile": "quantile ranges",
+    "discriminative": "discriminative ranges",
+    "leace": "linear erasure",
+}
+
+
+def kind_of(row: Mapping[str, Any]) -> str:
+    """What a row of results is called: its kind of range, unless it was tuned."""
+    if row["role"] == "sweep":
+        return str(row["range"])
+    if row["role"] == "chosen":
+        family, _, control = row["method"].partition("/")
+        return str(control or {"paper": "gaussian", "whole": "full"}.get(family, family))
+    return str(row["range"]) if row["range"] in ("random_neurons", "random_ranges", "other_concept") else "tuned"
 
 
 @dataclass(frozen=True)
@@ -16,7 +38,9 @@ class ResultRow:
     """A method at a site, as means over concepts.
 
     Attributes:
-        site, method, range, saliency, top, tau, operator: which method; tau is None where whole neurons are masked.
+        site, method, kind, saliency, top, tau, operator: which method; tau is None where whole neurons are masked, and all are None where
+            concepts differ in what the validation rows chose for them.
+        chosen: whether the validation rows chose it.
         target_drop, complement_drop: of accuracy, as shares.
         selectivity: target drop minus complement drop.
         dose_target, dose_complement: share of the looked-at activations that were changed.
@@ -26,11 +50,12 @@ class ResultRow:
 
     site: str
     method: str
-    range: str
-    saliency: str
-    top: float
+    kind: str
+    saliency: str | None
+    top: float | None
     tau: float | None
-    operator: str
+    operator: str | None
+    chosen: bool
     target_drop: float
     target_drop_interval: Interval | None
     complement_drop: float
@@ -44,7 +69,7 @@ class ResultRow:
 
 
 def result_rows(audit: Mapping[str, Any]) -> list[ResultRow]:
-    """Range masking, whole neurons and the random control of every setting that findings speak of, site by site.
+    """Range masking, whole neurons and the random control of every setting that findings speak of, then what was tuned, site by site.
 
     Args:
         audit: audit.json.
@@ -57,31 +82,50 @@ def main_summaries(audit: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     known = {_identity(row): row for row in audit["summary"]}
     for site in audit["sites"]:
         wanted = dict.fromkeys(key for setting in audit["settings"] for key in _methods(site["site"], setting))
-        yield from (known[key] for key in wanted if key in known)
+        yield from (known[key] for key in (*wanted, *_extra(site["site"], known)) if key in known)
 
 
 def is_main(row: Mapping[str, Any], audit: Mapping[str, Any]) -> bool:
-    """Whether a row of `results` or `summary` belongs to a setting that findings speak of."""
-    return any(_identity(row) in _methods(row["site"], setting) for setting in audit["settings"])
+    """Whether a row of `results` or `summary` is among those that findings speak of."""
+    if row["role"] == "chosen":
+        return row["method"] in CHOSEN
+    return row["range"] == "leace" or any(_identity(row) in _methods(row["site"], part) for part in audit["settings"])
 
 
 def _methods(site: str, setting: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     top, tau, operator, positions = (setting[name] for name in ("top", "tau", "operator", "positions"))
     return [
-        (site, kind, saliency, top, width, operator, positions)
-        for kind, saliency, width in zip(
-            RANGES, (setting["saliency"], setting["saliency"], "random"), (tau, None, tau), strict=True
+        (site, "sweep", kind, base, saliency, top, width, operator, positions)
+        for kind, base, saliency, width in zip(
+            RANGES,
+            ("gaussian", "full", "full" if tau is None else "gaussian"),
+            (setting["saliency"], setting["saliency"], "random"),
+            (tau, None, tau),
+            strict=True,
         )
     ]
 
 
+def _extra(site: str, known: Mapping[tuple[Any, ...], Mapping[str, Any]]) -> Iterator[tuple[Any, ...]]:
+    """The tuned method and its controls in their order, then linear erasure."""
+    own = {row["method"]: key for key, row in known.items() if row["site"] == site and row["role"] == "chosen"}
+    yield from (own[name] for name in CHOSEN if name in own)
+    yield from (key for key, row in known.items() if row["site"] == site and row["range"] == "leace")
+
+
 def _identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[name] for name in ("site", "range", "saliency", "top", "tau", "operator", "positions"))
+    if row["role"] == "chosen":
+        return row["site"], "chosen", row["method"]
+    names = ("site", "role", "range", "base", "saliency", "top", "tau", "operator", "positions")
+    if row["role"] == "tuned" or row["range"] in ("leace", "discriminative"):
+        return (*(row[name] for name in names), row["method"])
+    return tuple(row[name] for name in names)
 
 
 def _result_row(row: Mapping[str, Any]) -> ResultRow:
     return ResultRow(
-        **{name: row[name] for name in ("site", "method", "range", "saliency", "top", "tau", "operator")},
+        **{name: row[name] for name in ("site", "method", "kind", "saliency", "top", "tau", "operator")},
+        chosen=row["role"] == "chosen",
         target_drop=row["target_accuracy_drop"],
         target_drop_interval=_interval(row, "target_accuracy_drop"),
         complement_drop=row["complement_accuracy_drop"],

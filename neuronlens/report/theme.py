@@ -18,7 +18,13 @@ COLOURS = MappingProxyType(
         "panel": ("#f5f7f9", "#1d232a"),
         "gaussian": ("#0072b2", "#56b4e9"),
         "full": ("#d55e00", "#f0894a"),
+        "quantile": ("#3d7ea6", "#8cc7ea"),
+        "discriminative": ("#007a5e", "#4fd0ae"),
+        "tuned": ("#8a2f6b", "#e29ac8"),
         "random_neurons": ("#6b7280", "#9aa3af"),
+        "random_ranges": ("#6d717d", "#9ba2ae"),
+        "other_concept": ("#6e727e", "#9ca1ad"),
+        "leace": ("#7a6000", "#d9b93b"),
         "target": ("#0071b1", "#58b6eb"),
         "complement": ("#b35a00", "#e69f00"),
         "shade": ("#cfe6f5", "#1f4a66"),
@@ -26,7 +32,19 @@ COLOURS = MappingProxyType(
         "bad": ("#b3261e", "#ff8a80"),
     }
 )
-SHAPES = MappingProxyType({"gaussian": "circle", "full": "square", "random_neurons": "triangle-up"})
+SHAPES = MappingProxyType(
+    {
+        "gaussian": "circle",
+        "quantile": "circle",
+        "discriminative": "circle",
+        "full": "square",
+        "tuned": "diamond",
+        "random_neurons": "triangle-up",
+        "random_ranges": "triangle-down",
+        "other_concept": "triangle-left",
+        "leace": "cross",
+    }
+)
 FONT = "Helvetica, Arial, sans-serif"
 
 

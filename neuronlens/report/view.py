@@ -11,7 +11,7 @@ from typing import Any
 
 from neuronlens.report.neurons import Card
 from neuronlens.report.plots import effects_chart, histogram_chart, merged
-from neuronlens.report.table import is_main, main_summaries
+from neuronlens.report.table import KIND_NAMES, is_main, main_summaries
 
 Row = Mapping[str, Any]
 
@@ -88,7 +88,7 @@ def effects_panels(audit: Row) -> list[EffectsPanel]:
     drawn: dict[str, list[Row]] = {}
     total: dict[str, int] = {}
     for site in spread([row["site"] for row in audit["sites"]], SITES_DRAWN):
-        own = [row for row in audit["summary"] if row["site"] == site]
+        own = [row for row in audit["summary"] if row["site"] == site and _is_drawn(row)]
         first = sorted(
             own, key=lambda row: (row["site"], row["method"]) not in main
         )  # stable: main methods, then the sweep's order
@@ -114,12 +114,27 @@ def effects_panels(audit: Row) -> list[EffectsPanel]:
     ]
 
 
+def kinds_drawn(panels: Sequence[EffectsPanel]) -> list[str]:
+    """The kinds of method in any panel, in the order of the legend."""
+    drawn = {row["kind"] for panel in panels for row in panel.rows}
+    return [kind for kind in KIND_NAMES if kind in drawn]
+
+
 def main_rows(audit: Row) -> dict[str, list[Row]]:
     """Site -> the means of its main methods."""
     found: dict[str, list[Row]] = {}
     for row in main_summaries(audit):
         found.setdefault(row["site"], []).append(row)
     return found
+
+
+def matched_rows(audit: Row) -> dict[str, list[Row]]:
+    """Site -> tuned ranges against the published method at equal target drops, for the sites drawn."""
+    drawn = spread([row["site"] for row in audit["sites"]], SITES_DRAWN)
+    found = {
+        site: [row for row in audit["matched"] if (row["site"], row["against"]) == (site, "paper")] for site in drawn
+    }
+    return {site: rows for site, rows in found.items() if rows}
 
 
 def concept_rows(audit: Row) -> tuple[dict[str, list[Row]], int]:
@@ -147,14 +162,26 @@ def neuron_panels(cards: Mapping[str, Sequence[Card]]) -> dict[str, list[NeuronP
 
 _CENTRES = ("target", "complement")
 _TAGS = {"reference": "R", "contrastive": "C", "fallback": "F"}
+_CHOSEN = "T"
+
+
+def _is_drawn(row: Row) -> bool:
+    """Whether a method has a place of its own: what was chosen repeats a candidate, and candidates' controls are of use when chosen."""
+    if row["role"] == "tuned":
+        return bool(row["kind"] == "tuned")
+    return row["kind"] != "other_concept" and row["method"] not in ("paper", "whole", "tuned/other_concept")
 
 
 def _point(row: Row, audit: Row, main: set[tuple[str, str]]) -> dict[str, Any]:
     names = [setting["name"] for setting in audit["settings"] if setting["saliency"] == row["saliency"]]
     point: dict[str, Any] = {
-        "kind": row["range"],
+        "kind": row["kind"],
         "main": (row["site"], row["method"]) in main,
-        "tag": _TAGS[names[0]] if names else "",
+        "tag": _CHOSEN
+        if row["method"] == "tuned"
+        else _TAGS[names[0]]
+        if names and row["kind"] in ("gaussian", "full")
+        else "",
     }
     for group in _CENTRES:
         for end in ("", "_low", "_high"):

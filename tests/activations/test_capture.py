@@ -8,9 +8,10 @@ import torch
 from neuronlens.activations.batching import collate
 from neuronlens.activations.capture import capture
 from neuronlens.errors import NeuronLensError, SiteError, UserError
-from neuronlens.interventions.edit import Intervention, edit
+from neuronlens.interventions.edit import edit
 from neuronlens.sites import COMPONENTS, Site, site_width
 from tests.conftest import hooks, sentences
+from tests.interventions.edits import of_neurons
 from tests.models import CLASSIFIERS, FAMILIES, HIDDEN, INNER, LANGUAGE_MODELS, LAYERS
 from tests.reference import BLOCKS, DOWN
 
@@ -201,7 +202,7 @@ def test_a_capture_sees_the_edit_opened_before_it(checkpoints, family, component
     lower, upper = torch.full((len(neurons), 1), -0.7), torch.full((len(neurons), 1), 0.9)
     with capture(checkpoint.model, SITES) as plain:
         checkpoint.model(**inputs)
-    item = Intervention(site, neurons, lower, upper)
+    item = of_neurons(site, neurons, lower, upper)
     with edit(checkpoint.model, item), capture(checkpoint.model, SITES) as edited:
         checkpoint.model(**inputs)
     selected = torch.zeros(site_width(checkpoint.config, site), dtype=torch.bool)

@@ -10,12 +10,14 @@ import torch
 
 from neuronlens.activations import store
 from neuronlens.activations.extract import collect_activations, extract
+from neuronlens.activations.ordinary import collect_ordinary, read_ordinary
 from neuronlens.activations.store import read_activations
 from neuronlens.artifact import write_table
 from neuronlens.checkpoint import load_checkpoint
 from neuronlens.config import Config, DatasetParams
 from neuronlens.errors import DatasetError, NonFiniteActivationError, SiteError
 from neuronlens.sites import Site
+from tests.conftest import sentences
 from tests.models import CONCEPTS, FAMILIES, HIDDEN, LANGUAGE_MODELS
 from tests.reference import BLOCKS, DOWN
 
@@ -110,6 +112,30 @@ def test_what_is_stored_is_what_is_collected(checkpoints, dataset, prepared, tmp
         np.testing.assert_array_equal(sorted_.values[site], collected.values[site])
     for name in fields:
         np.testing.assert_array_equal(getattr(sorted_, name), getattr(collected, name), err_msg=name)
+
+
+def test_a_sample_of_ordinary_tokens_is_stored_beside_the_rows(checkpoints, dataset, prepared, tmp_path):
+    """Of every site, from the spare documents alone: perplexity is measured on the first ones."""
+    texts = sentences(9, seed=5)
+    (tmp_path / "auxiliary.txt").write_text("\n".join(texts))
+    checkpoint = checkpoints("llama")
+    config = Config.model_validate(
+        {
+            "checkpoint": {"path": str(checkpoint.path)},
+            "extract": {"sites": EVERYWHERE},
+            "evaluate": {"auxiliary": str(tmp_path / "auxiliary.txt"), "auxiliary_rows": 4},
+            "seed": 3,
+        }
+    )
+    facts = extract(config, {"prepare": prepared}, tmp_path / "extract")
+    spare = texts[4:8]
+    assert facts["spare_documents"] == len(spare)
+    expected = collect_ordinary(checkpoint, dataset, EVERYWHERE, documents=spare, seed=3)
+    for site, part in expected.items():
+        stored = read_ordinary(tmp_path / "extract", site)
+        np.testing.assert_array_equal(stored.values, part.values)
+        np.testing.assert_array_equal(stored.concept, part.concept)
+    assert set(read_activations(tmp_path / "extract", dataset.to_table()).sites) == set(expected)
 
 
 def test_facts_tell_where_the_sites_were_found(checkpoints, prepared, tmp_path):

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
 
+from neuronlens.activations.extract import collect_activations
+from neuronlens.checkpoint import load_checkpoint
 from neuronlens.config import DatasetParams
+from neuronlens.encoding import longest_input
 from neuronlens.evaluation import scoring
 from neuronlens.evaluation.scoring import document_losses, perplexity, score_rows
 from neuronlens.interventions.edit import Intervention
 from neuronlens.sites import Site, site_width
+from tests import reference
 from tests.conftest import sentences
-from tests.models import FAMILIES, LANGUAGE_MODELS
+from tests.evaluation.by_hand import masking
+from tests.models import FAMILIES, LANGUAGE_MODELS, WORDS, random_model, save_checkpoint
+from tests.models import tokenizer as checkpoint_tokenizer
 
 
 def some_edits(config, layers=(0, 2), operator="zero"):
@@ -25,8 +33,8 @@ def some_edits(config, layers=(0, 2), operator="zero"):
             neurons = torch.arange(0, site_width(config, Site(layer, component)), 3)
             upper = torch.full((len(neurons), 1), torch.inf)
             edits += [
-                Intervention(Site(layer, component), neurons, torch.zeros_like(upper), upper, operator),
-                Intervention(Site(layer, component), neurons, -upper, upper, operator),
+                masking(Site(layer, component), neurons, torch.zeros_like(upper), upper, operator),
+                masking(Site(layer, component), neurons, -upper, upper, operator),
             ]
     return edits
 
@@ -69,7 +77,7 @@ def test_document_losses_do_not_depend_on_the_batches(checkpoints, family, monke
     checkpoint = checkpoints(family)
     documents, edits = sentences(9, seed=5), some_edits(checkpoint.config)
     together, counts = document_losses(checkpoint, documents, edits)
-    monkeypatch.setattr(scoring, "_LOGIT_BYTES", 1)
+    monkeypatch.setattr(scoring, "_LOGIT_BYTES", {"cpu": 1})
     alone, counts_alone = document_losses(checkpoint, documents, edits)
     np.testing.assert_allclose(together, alone, rtol=1e-5)
     np.testing.assert_array_equal(counts, counts_alone)
@@ -97,6 +105,20 @@ def test_a_document_of_one_token_predicts_nothing(checkpoints):
     assert np.isfinite(perplexity(with_one, counts)).all()
 
 
+@pytest.mark.parametrize(("limit", "kept"), [(5, 5), (1000, 64)])
+def test_a_long_document_is_cut_at_its_end(checkpoints, limit, kept):
+    """To `max_tokens`, and to the positions that the model has."""
+    checkpoint = checkpoints("gpt2")
+    text = " ".join(sentences(12, seed=7))
+    ids = checkpoint.tokenizer(text)["input_ids"]
+    assert len(ids) > kept
+    losses, counts = document_losses(checkpoint, [text, "the bank charge"], [], max_tokens=limit)
+    assert counts.tolist() == [kept - 1, len(checkpoint.tokenizer("the bank charge")["input_ids"]) - 1]
+    assert losses[0, 0] == pytest.approx(
+        reference.nll(reference.logits_of(checkpoint.model, ids[:kept]), ids[:kept]), rel=1e-5
+    )
+
+
 def test_perplexity_weighs_tokens_not_documents():
     losses, predicted = np.array([[3.0, 40.0], [0.0, 0.0]]), np.array([1, 9])
     np.testing.assert_allclose(perplexity(losses, predicted), [math.exp(4.3), 1.0])
@@ -118,12 +140,144 @@ def test_free_scoring_is_stricter_than_constrained(checkpoints, dataset):
     np.testing.assert_array_equal(free.confidence, constrained.confidence)
 
 
+STEPS = 3  # the longest label below has two tokens, and one more shows where it ends
+
+
+@pytest.fixture(scope="module")
+def wordy(tmp_path_factory):
+    """`wordy(family)` is a random checkpoint that only ever says words, so that its answers can be labels."""
+
+    def make(family):
+        folder = save_checkpoint(tmp_path_factory.mktemp("wordy") / family, family)
+        tokens = checkpoint_tokenizer(family).get_vocab()
+        unsaid = [token for name, token in tokens.items() if name not in ("[SEP]", *(f"Ġ{word}" for word in WORDS))]
+        model = random_model(family)
+        with torch.no_grad():
+            model.get_output_embeddings().weight[unsaid] = 0  # a logit of 0 loses among some fifty random ones
+            model.get_output_embeddings().weight[len(tokens) :] = 0
+        model.save_pretrained(folder)
+        return load_checkpoint(folder)
+
+    return cache(make)
+
+
+def said_labels(checkpoint, encoded):
+    """Labels that some rows are answered with: of one and two tokens, two of them with the same first token."""
+    said = [reference.greedy(checkpoint.model, ids, STEPS, {3}) for ids in encoded]
+    decode = checkpoint.tokenizer.decode
+    twice, *others = (ids for ids in said if len(ids) == STEPS)
+    once = next(ids for ids in others if ids[0] != twice[0])
+    return {
+        "finance": decode(twice[:2]),
+        "health": decode(twice[:1]) + " atom",
+        "science": decode(once[:1]),
+        "sports": " law party",
+    }
+
+
+def plainly_named(text, labels):
+    """The longest label at the start of a text that is not the start of a longer word."""
+    found = [
+        name
+        for name in sorted(labels, key=lambda name: -len(labels[name].strip()))
+        if (rest := text.strip().removeprefix(labels[name].strip())) != text.strip() and not rest[:1].isalnum()
+    ]
+    return found[0] if found else None
+
+
+@pytest.mark.parametrize("positions", ["all", "last", "prompt", "generated"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox"])
+def test_generated_answers_equal_a_plain_greedy_loop(wordy, dataset, family, positions):
+    """One row at a time, without cache and padding, the edit made by a hook that knows its columns by number."""
+    checkpoint = wordy(family)
+    model, site = checkpoint.model, Site(1, "resid_post")
+    prompt = "{text} Topic:"
+    test = [i for i, split in enumerate(dataset.split) if split == "test"]
+    encoded = [checkpoint.tokenizer(prompt.replace("{text}", dataset.text[i]))["input_ids"] for i in test]
+    labels = said_labels(checkpoint, encoded)
+    how = DatasetParams(prompt=prompt, labels=labels)
+    neurons, upper, written = torch.arange(0, 16, 2), torch.full((8, 1), torch.inf), torch.linspace(-6, 6, 8)
+    edits = [masking(site, neurons, -upper, upper, "complement_mean", written=written, positions=positions)]
+    scores = score_rows(checkpoint, dataset, edits, scoring="generate", text=how)
+    apart = how.model_copy(update={"labels": labels | {"health": " old"}})
+    free = score_rows(checkpoint, dataset, edits, scoring="free", text=apart)
+
+    def answers(change_of):
+        said = []
+        for ids in encoded:
+            with reference.hooked(model, family, 1, "resid_post", change_of(len(ids))):
+                tokens = reference.greedy(model, ids, STEPS, {3})
+            said.append(plainly_named(checkpoint.tokenizer.decode(tokens), labels))
+        return [-1 if name is None else scores.concepts.index(name) for name in said]
+
+    def change_of(width):
+        columns = {"all": slice(None), "last": width - 1, "prompt": slice(width), "generated": slice(width, None)}[
+            positions
+        ]
+
+        def change(hidden):
+            new = hidden.clone()
+            new[:, columns, ::2] = written
+            return new
+
+        return change
+
+    expected = [answers(lambda _: lambda _: None), answers(change_of)]
+    assert scores.predicted.tolist() == expected
+    assert len({*expected[0]} - {-1}) > 1, "several labels are named"
+    assert -1 in expected[0], "and sometimes none"
+    assert expected[0] != expected[1], "the edit matters"
+    # what does not depend on the answer's text is what the other scorings give
+    same = [scores.concepts[at] != "health" for at in scores.truth]
+    np.testing.assert_array_equal(scores.confidence[:, same], free.confidence[:, same])
+    np.testing.assert_array_equal(scores.changed, free.changed)
+    np.testing.assert_array_equal(scores.looked_at, free.looked_at)
+    assert (scores.no_op_difference, scores.suffix_difference) == (0.0, 0.0)
+    for budget in (1, 1 << 20):
+        again = score_rows(checkpoint, dataset, edits, scoring="generate", text=how, batch_tokens=budget)
+        np.testing.assert_array_equal(again.predicted, scores.predicted)
+
+
+def test_the_extraction_generates_the_same_answers_and_reads_the_same_activations(wordy, dataset):
+    checkpoint = wordy("llama")
+    encoded = checkpoint.tokenizer([f"{text} Topic:" for text in dataset.text])["input_ids"]
+    how = DatasetParams(prompt="{text} Topic:", labels=said_labels(checkpoint, encoded))
+    sites = ["resid_post.all", "mlp_post.1"]
+    found = collect_activations(checkpoint, dataset, sites, scoring="generate", text=how)
+    scores = score_rows(checkpoint, dataset, [], split="fit", scoring="generate", text=how)
+    predicted = {dataset.row[row]: scores.predicted[0, i] for i, row in enumerate(scores.rows)}
+    correct = {dataset.row[row]: scores.correct[0, i] for i, row in enumerate(scores.rows)}
+    fit = [i for i, split in enumerate(found.split) if split == "fit"]
+    assert [found.predicted[i] for i in fit] == [
+        None if predicted[found.row[i]] < 0 else scores.concepts[predicted[found.row[i]]] for i in fit
+    ]
+    assert [found.correct[i] for i in fit] == [correct[found.row[i]] for i in fit]
+    assert 0 < sum(found.correct) < len(found)
+    text = how.model_copy(update={"labels": {**how.labels, "health": " old"}})
+    other = collect_activations(checkpoint, dataset, sites, scoring="constrained", text=text)
+    for site in found.sites:
+        np.testing.assert_array_equal(found.values[site], other.values[site])
+    np.testing.assert_array_equal(found.position, other.position)
+    assert found.predicted != other.predicted
+
+
+def test_the_longest_prompt_leaves_room_for_the_answer(checkpoints, dataset):
+    """GPT-2 has no position past its last: without room the second generated token would break."""
+    checkpoint = checkpoints("gpt2")
+    long = replace(dataset, text=[f"{text} " * 40 for text in dataset.text])
+    how = DatasetParams(prompt="{text} Topic:", max_tokens=1000, labels={"sports": " virus and health"})
+    edits = some_edits(checkpoint.config)[:1]
+    scores = score_rows(checkpoint, long, edits, scoring="generate", text=how)
+    assert scores.looked_at[1].max() >= (longest_input(checkpoint) - 4) * len(edits[0].neurons)
+    collect_activations(checkpoint, long, scoring="generate", text=how)
+
+
 def test_positions_last_looks_at_one_token_a_row(checkpoints, dataset):
     checkpoint = checkpoints("gemma2")
     neurons = torch.arange(5)
     everything = torch.full((5, 1), torch.inf)
     edits = [
-        Intervention(Site(1, "resid_post"), neurons, -everything, everything, positions=positions)
+        masking(Site(1, "resid_post"), neurons, -everything, everything, positions=positions)
         for positions in ("last", "pooled", "all", "prompt", "generated")
     ]
     scores = score_rows(checkpoint, dataset, edits, text=DatasetParams(prompt="{text} Topic:"))

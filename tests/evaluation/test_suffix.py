@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from neuronlens.activations.batching import collate
 from neuronlens.activations.readout import deciding_logits
 from neuronlens.evaluation.suffix import blocks_before, edited_passes, record_blocks, resume_after
-from neuronlens.interventions.edit import Intervention, edit
+from neuronlens.interventions.edit import LinearErasure, edit
 from neuronlens.sites import COMPONENTS, Site, site_width
 from tests import reference
 from tests.conftest import hooks, sentences
+from tests.evaluation.by_hand import masking
 from tests.models import CLASSIFIERS, FAMILIES, LANGUAGE_MODELS, LAYERS
 
 
@@ -26,7 +29,19 @@ def half(config, site, operator="zero", positions="all"):
     """Edit the positive half of every second neuron."""
     neurons = torch.arange(0, site_width(config, site), 2)
     upper = torch.full((len(neurons), 1), 5.0)
-    return Intervention(site, neurons, torch.zeros_like(upper), upper, operator, positions=positions)
+    return masking(site, neurons, torch.zeros_like(upper), upper, operator, positions=positions)
+
+
+def gated(item):
+    """The same where three of the neurons are in range."""
+    evidence = torch.stack([torch.ones(item.width), torch.zeros(item.width)])
+    return replace(item, evidence=evidence, threshold=3.0)
+
+
+def erasing(config, site, positions):
+    """A rotation that no single neuron could do."""
+    width = site_width(config, site)
+    return LinearErasure(site, *torch.randn(3, width, generator=torch.Generator().manual_seed(0)), positions)
 
 
 SITES = [Site(layer, component) for layer in range(LAYERS) for component in COMPONENTS]
@@ -39,6 +54,7 @@ def test_the_suffix_equals_the_whole_pass(checkpoints, family, positions):
     checkpoint = checkpoints(family)
     model, forward = checkpoint.model, forward_of(checkpoint)
     edits = [half(model.config, site, operator, positions) for site in SITES for operator in ("zero", "dampen")]
+    edits += [gated(edits[0]), erasing(model.config, SITES[2], positions)]
     plain = forward()
     (unedited, _), *resumed = edited_passes(model, edits, forward)
     assert torch.equal(unedited, plain)

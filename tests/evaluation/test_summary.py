@@ -28,7 +28,7 @@ from tests.report.artifacts import CONCEPTS, results_table
 def test_means_equal_plain_loops() -> None:
     table = results_table(sites=("resid_post.0", "resid_post.1"))
     rows = table.to_pylist()
-    summary = summarise(table, 200, 0)
+    summary = summarise(table.to_pylist())
     assert len(summary) == 2 * len({row["method"] for row in rows})
     for found in summary:
         own = [row for row in rows if (row["site"], row["method"]) == (found["site"], found["method"])]
@@ -45,20 +45,20 @@ def test_means_equal_plain_loops() -> None:
 def test_the_order_of_rows_changes_nothing() -> None:
     table = results_table()
     shuffled = table.take(np.random.default_rng(0).permutation(len(table)))
-    by_method = {row["method"]: row for row in summarise(shuffled, 200, 0)}
-    assert all(by_method[row["method"]] == row for row in summarise(table, 200, 0))
+    by_method = {row["method"]: row for row in summarise(shuffled.to_pylist())}
+    assert all(by_method[row["method"]] == row for row in summarise(table.to_pylist()))
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf])
 def test_a_perplexity_that_is_missing_or_not_finite_stays_unknown(value: float | None) -> None:
     table = results_table(perplexity=lambda _kind, place: value if place == 0 else 20.0)
-    for row in summarise(table, 200, 0):
+    for row in summarise(table.to_pylist()):
         assert row["perplexity_ratio"] is row["perplexity_ratio_low"] is row["perplexity"] is None
-    assert all("log_perplexity" not in part.effects for part in compare_with_whole_neuron(table, 200, 0))
+    assert all("log_perplexity" not in part.effects for part in compare_with_whole_neuron(table, 0))
 
 
 def test_one_concept_gives_no_interval() -> None:
-    (row, *_) = summarise(results_table(CONCEPTS[:1]), 200, 0)
+    (row, *_) = summarise(results_table(CONCEPTS[:1]).to_pylist())
     assert row["selectivity_low"] is None
     assert row["selectivity_high"] is None
     assert Effect(0.5, None, None, 0.0).direction == 0
@@ -82,7 +82,7 @@ def test_a_planted_difference_is_found_with_its_sign(
         return 0.4, 0.2 + shift(place) * (kind == "gaussian")
 
     names = [f"concept {place}" for place in range(concepts)]
-    found = compare_with_whole_neuron(results_table(names, drops=drops), 500, 0)
+    found = compare_with_whole_neuron(results_table(names, drops=drops), 0)
     assert len(found) == 4  # two widths, two saliencies
     for part in found:
         assert part.effects["complement_accuracy_drop"].direction == direction
@@ -95,14 +95,14 @@ def test_a_planted_difference_is_found_with_its_sign(
 
 def test_methods_are_compared_at_equal_settings_only() -> None:
     table = results_table(tops=(0.1, 0.3))
-    for part in compare_with_whole_neuron(table, 200, 0):
+    for part in compare_with_whole_neuron(table, 0):
         assert part.other == f"full/{part.saliency}/{part.top:g}/zero/all"
-    random = compare_with_random_neurons(table, 200, 0)
+    random = compare_with_random_neurons(table, 0)
     assert {(part.tau, part.other) for part in random} == {
         (2.0, "random_neurons-2/random/0.1/zero/all"),
         (2.0, "random_neurons-2/random/0.3/zero/all"),
     }
-    assert all(part.other is None for part in compare_with_unedited(table, 200, 0))
+    assert all(part.other is None for part in compare_with_unedited(table, 0))
 
 
 def test_more_sites_make_chance_findings_no_more_likely() -> None:
@@ -113,7 +113,7 @@ def test_more_sites_make_chance_findings_no_more_likely() -> None:
             tables.append(
                 results_table(drops=lambda _kind, _saliency, place: (0.1 * (-1) ** place, 0.0), sites=names[lucky:])
             )
-        return compare_with_unedited(pa.concat_tables(tables), 200, 0)[0].effects["target_accuracy_drop"].p
+        return compare_with_unedited(pa.concat_tables(tables), 0)[0].effects["target_accuracy_drop"].p
 
     assert p(1, 1) == pytest.approx(2 / 2**6)
     assert p(4, 1) == pytest.approx(4 * 2 / 2**6)

@@ -9,12 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
+import yaml
 
 from flows import engine
 from flows.cli import main
-from neuronlens.config import Config, load_config
+from neuronlens.config import Config, config_schema, load_config
 from neuronlens.stages import STAGES, audit_id
+from tests.conftest import ROOT
 
 PLAIN = "audit --checkpoint gpt2 --dataset data.csv"
 
@@ -92,6 +95,22 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], object] | None, list[str]]] = {
         _write("data.csv", _rows("sports", "astrology")),
         ["bert/config.json: concept 'astrology' is no class of the model", "--set 'dataset.labels="],
     ),
+    "no such questions": (f"{PLAIN} --set evaluate.questions=no.jsonl", None, ["evaluate.questions: no.jsonl", "Name"]),
+    "a bad question": (
+        f"{PLAIN} --set evaluate.questions=q.jsonl",
+        _write("q.jsonl", '{"question": "?", "choices": ["a", "b"], "answer": 0}\n{"question": "?"}\n'),
+        ["q.jsonl:2: lacks 'choices'", "It has: question"],
+    ),
+    "letters that are no tokens": (
+        f"{PLAIN} --set evaluate.questions=q.jsonl",
+        _write("q.jsonl", '{"question": "?", "choices": ["a", "b"], "answer": 0}\n'),
+        ["evaluate.questions: the answer ' A' is no single token", "--set evaluate.questions=null"],
+    ),
+    "a classifier that generates": (
+        "audit --checkpoint bert --dataset data.csv --set evaluate.scoring=generate",
+        None,
+        ["evaluate.scoring: a classifier generates no text", "--set evaluate.scoring=constrained"],
+    ),
     "no such auxiliary text": (
         f"{PLAIN} --set evaluate.auxiliary=no.txt",
         None,
@@ -134,6 +153,15 @@ def test_a_mistake_is_one_line_that_names_the_place_and_the_cure(
     assert _tree(here) == before
 
 
+@pytest.mark.usefixtures("here")
+def test_the_schema_is_printed_as_json_and_takes_params(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"]) == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    assert json.loads(out) == config_schema()
+    jsonschema.validate(yaml.safe_load((ROOT / "params.yaml").read_text()), json.loads(out))
+
+
 def test_no_verb_shows_help_and_fails(capfd: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     out, err = capfd.readouterr()
@@ -141,7 +169,9 @@ def test_no_verb_shows_help_and_fails(capfd: pytest.CaptureFixture[str]) -> None
     assert "audit" in err
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([verb, "--help"] for verb in ("audit", "stage"))])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], *([verb, "--help"] for verb in ("audit", "schema", "stage"))]
+)
 def test_help_and_version_go_to_stdout(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 0
     out, err = capfd.readouterr()
@@ -231,7 +261,7 @@ def test_json_is_the_documents_bytes_and_nothing_else(
     assert main([*_as_options(configure()), "--out", str(audited), "--no-flow", "--json"]) == 0
     out, err = capfdbinary.readouterr()
     assert out == (audited / "report/audit.json").read_bytes()
-    assert json.loads(out)["schema_version"] == 1
+    assert json.loads(out)["schema_version"] == 2
     assert b"prepare" in err
 
 

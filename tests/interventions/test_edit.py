@@ -9,11 +9,12 @@ from neuronlens.activations.capture import capture
 from neuronlens.activations.extract import collect_activations
 from neuronlens.checkpoint import load_checkpoint
 from neuronlens.errors import NeuronLensError, SiteError, UserError
-from neuronlens.interventions.edit import Intervention, edit
-from neuronlens.ranges.fit import fit_ranges, fit_statistics
+from neuronlens.interventions.edit import Intervention, LinearErasure, edit
+from neuronlens.ranges.fit import fit_ranges
+from neuronlens.ranges.statistics import fit_statistics
 from neuronlens.sites import COMPONENTS, Site, site_width
 from tests.conftest import hooks, sentences
-from tests.interventions.edits import INF, batch_of, between
+from tests.interventions.edits import INF, batch_of, between, of_neurons
 from tests.models import CLASSIFIERS, FAMILIES, LANGUAGE_MODELS, LAYERS
 from tests.reference import BLOCKS, hooked
 
@@ -21,7 +22,7 @@ SITES = [Site(layer, component) for layer in range(LAYERS) for component in COMP
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("operator", ["zero", "complement_mean", "dampen"])
+@pytest.mark.parametrize("operator", ["zero", "complement_mean", "dampen", "transport", "steer:-2"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_edit_that_never_applies_changes_no_bit(checkpoints, family, operator):
     checkpoint = checkpoints(family)
@@ -32,7 +33,7 @@ def test_an_edit_that_never_applies_changes_no_bit(checkpoints, family, operator
             between(checkpoint.config, site, INF, -INF, operator=operator),
             between(checkpoint.config, site, 1e30, 2e30, operator=operator),
             between(checkpoint.config, site, -INF, INF, operator=operator, positions="generated"),
-            Intervention(site, torch.empty(0, dtype=torch.long), torch.empty(0, 1), torch.empty(0, 1), operator),
+            of_neurons(site, torch.empty(0, dtype=torch.long), torch.empty(0, 1), torch.empty(0, 1), operator=operator),
         ):
             with edit(checkpoint.model, item) as (dose,):
                 assert torch.equal(checkpoint.model(**inputs).logits, plain), site
@@ -164,12 +165,8 @@ def test_edits_of_one_site_are_applied_in_order(checkpoints, family):
     checkpoint = checkpoints(family)
     model, inputs, site = checkpoint.model, batch_of(checkpoint), Site(1, "resid_post")
     neurons = torch.arange(8)
-    one = Intervention(
-        site, neurons, torch.full((8, 1), -INF), torch.zeros(8, 1), "complement_mean", torch.full((8,), 0.5)
-    )
-    two = Intervention(
-        site, neurons, torch.full((8, 1), 0.5), torch.full((8, 1), 0.5), "complement_mean", torch.full((8,), -2.0)
-    )
+    one = of_neurons(site, neurons, -INF, 0.0, operator="complement_mean", complement_mean=0.5)
+    two = of_neurons(site, neurons, 0.5, 0.5, operator="complement_mean", complement_mean=-2.0)
 
     def captured(*contexts):
         with contexts[0] as _, capture(model, [site]) as found:
@@ -196,12 +193,12 @@ def test_a_bfloat16_model_keeps_its_dtype_and_exact_bounds(checkpoints, family):
     values = plain[site][0].float()
     above = values + values.abs() * 2.0**-14 + 1e-6
     assert torch.equal(above.to(torch.bfloat16), plain[site][0])
-    neurons, top = torch.arange(16), torch.full((16, 1), INF)
-    with edit(checkpoint.model, Intervention(site, neurons, above[:, None], top, positions="pooled")) as (dose,):
+    neurons = torch.arange(16)
+    with edit(checkpoint.model, of_neurons(site, neurons, above[:, None], INF, positions="pooled")) as (dose,):
         assert torch.equal(checkpoint.model(**inputs).logits, logits)
     assert dose.changed.tolist() == [0]
     with (
-        edit(checkpoint.model, Intervention(site, neurons, -top, above[:, None], positions="pooled")) as (dose,),
+        edit(checkpoint.model, of_neurons(site, neurons, -INF, above[:, None], positions="pooled")) as (dose,),
         capture(checkpoint.model, [site]) as edited,
     ):
         assert checkpoint.model(**inputs).logits.dtype == torch.bfloat16
@@ -221,6 +218,56 @@ def test_fitted_ranges_can_be_given_as_they_are(checkpoints, dataset):
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
     assert not torch.equal(found[0], checkpoint.model(**inputs).logits)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("positions", ["all", "pooled"])
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_a_linear_erasure_is_the_hook_it_stands_for(checkpoints, family, positions):
+    checkpoint = checkpoints(family)
+    inputs, site = batch_of(checkpoint), Site(1, "resid_post")
+    direction, probe, mean = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
+    tokens = inputs["attention_mask"].bool()
+    if positions == "pooled":
+        tokens = torch.zeros_like(tokens)
+        tokens[:, 0 if family == "bert" else -1] = True
+
+    def change(hidden):
+        moved = hidden - ((hidden - mean) * probe).sum(-1, keepdim=True) * direction
+        return torch.where(tokens[..., None], moved, hidden)
+
+    with hooked(checkpoint.model, family, 1, "resid_post", change):
+        expected = checkpoint.model(**inputs).logits
+    plain = checkpoint.model(**inputs).logits
+    item = LinearErasure(site, direction, probe, mean, positions=positions)
+    with edit(checkpoint.model, item) as (dose,):
+        torch.testing.assert_close(checkpoint.model(**inputs).logits, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(expected, plain, atol=1e-3)
+    assert dose.changed.tolist() == dose.looked_at.tolist() == (tokens.sum(dim=1) * 16).tolist()
+    with edit(checkpoint.model, item.idle()):
+        assert torch.equal(checkpoint.model(**inputs).logits, plain)
+
+
+@torch.inference_mode()
+def test_doses_of_a_gated_edit_count_what_passed(checkpoints):
+    """Every neuron is looked at, whether its token passes or not."""
+    checkpoint = checkpoints("llama")
+    inputs, site = batch_of(checkpoint), Site(1, "resid_post")
+    seen = []
+    with hooked(checkpoint.model, "llama", 1, "resid_post", lambda hidden: seen.append(hidden.clone())):
+        checkpoint.model(**inputs)
+    evidence = torch.tensor([[0.5], [-0.25]]).expand(2, 8)
+    with edit(checkpoint.model, between(checkpoint.config, site, -0.5, 0.5, evidence=evidence, threshold=0.25)) as (
+        dose,
+    ):
+        checkpoint.model(**inputs)
+    real = inputs["attention_mask"].bool()
+    inside = seen[0][..., ::2].abs() <= 0.5
+    # 8 neurons, k of them in range: 0.5 k - 0.25 (8 - k) >= 0.25 from k = 3 on
+    passed = real & (inside.sum(dim=-1) >= 3)
+    assert 0 < passed.sum() < real.sum()
+    assert dose.changed.tolist() == (inside & passed[..., None]).sum(dim=(1, 2)).tolist()
+    assert dose.looked_at.tolist() == (real.sum(dim=1) * 8).tolist()
 
 
 def test_gradients_flow_through_an_edit(checkpoints):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from neuronlens.interventions.edit import edit
+from neuronlens.interventions.edit import LinearErasure, edit
 from neuronlens.sites import Site
 from tests.conftest import sentences
 from tests.interventions.edits import INF, POSITIONS, batch_of, between
@@ -45,6 +45,36 @@ def test_cached_and_uncached_decoding_agree(checkpoints, family, positions):
     first = torch.equal(cached[1][0], plain[1][0])
     assert first == (positions == "generated"), "only the generated tokens are edited after the first answer"
     assert not torch.allclose(cached[1][1:], plain[1][1:], atol=1e-3)
+
+
+@pytest.mark.parametrize("family", LANGUAGE_MODELS)
+def test_a_gate_decides_alike_with_and_without_a_cache(checkpoints, family):
+    """It looks at one token at a time, so a token that was let through in the prompt is let through in every later step."""
+    checkpoint = checkpoints(family)
+    inputs, site = batch_of(checkpoint), Site(1, "resid_post")
+    evidence = torch.tensor([[0.5], [-0.25]]).expand(2, 8)
+    gated, free = (
+        between(checkpoint.config, site, -1.0, 0.9, **how) for how in ({"evidence": evidence, "threshold": 0.25}, {})
+    )
+    with edit(checkpoint.model, gated) as (dose,):
+        cached = generate(checkpoint, inputs, use_cache=True)
+        uncached = generate(checkpoint, inputs, use_cache=False)
+        assert 0 < dose.changed.sum() < dose.looked_at.sum()
+    assert_same_decoding(cached, uncached)
+    with edit(checkpoint.model, free):
+        assert not torch.equal(generate(checkpoint, inputs)[1], cached[1])
+    assert not torch.equal(generate(checkpoint, inputs)[1], cached[1])
+
+
+@pytest.mark.parametrize("family", LANGUAGE_MODELS)
+def test_a_linear_erasure_decodes_alike_with_and_without_a_cache(checkpoints, family):
+    checkpoint = checkpoints(family)
+    inputs = batch_of(checkpoint)
+    numbers = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
+    with edit(checkpoint.model, LinearErasure(Site(1, "resid_post"), *numbers)):
+        cached, uncached = (generate(checkpoint, inputs, use_cache=use) for use in (True, False))
+    assert_same_decoding(cached, uncached)
+    assert not torch.equal(generate(checkpoint, inputs)[1], cached[1])
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
@@ -112,9 +142,9 @@ def test_beams_are_edited_alike_with_and_without_cache(checkpoints, family, posi
 def test_nested_edits_compose_in_order_while_generating(checkpoints, family):
     checkpoint = checkpoints(family)
     inputs, site = batch_of(checkpoint), Site(1, "resid_post")
-    one = between(checkpoint.config, site, -INF, 0.0, operator="complement_mean", replacement=torch.full((8,), 0.5))
-    two = between(checkpoint.config, site, 0.5, 0.5, operator="complement_mean", replacement=torch.full((8,), -2.0))
-    once = between(checkpoint.config, site, -INF, 0.0, operator="complement_mean", replacement=torch.full((8,), -2.0))
+    one = between(checkpoint.config, site, -INF, 0.0, operator="complement_mean", complement_mean=0.5)
+    two = between(checkpoint.config, site, 0.5, 0.5, operator="complement_mean", complement_mean=-2.0)
+    once = between(checkpoint.config, site, -INF, 0.0, operator="complement_mean", complement_mean=-2.0)
     with edit(checkpoint.model, once):
         expected = generate(checkpoint, inputs)
     with edit(checkpoint.model, one), edit(checkpoint.model, two):

@@ -69,6 +69,13 @@ def test_normal_neurons_are_rejected_at_the_level(n, level):
         assert share >= (level - error if n > 5 else level / 2)
 
 
+@pytest.mark.parametrize("n", [5, 10, 30, 100, 400])
+def test_anderson_darling_at_the_published_percentage_points(n):
+    """D'Agostino and Stephens 1986, table 4.7, case 3: of the modified statistic."""
+    statistic = np.array([0.561, 0.631, 0.752, 0.873, 1.035]) / (1 + 0.75 / n + 2.25 / n**2)
+    np.testing.assert_allclose(module._ad_p(statistic, n), [0.15, 0.1, 0.05, 0.025, 0.01], rtol=0.03)
+
+
 def test_the_far_tail_keeps_its_level_where_jarque_bera_does_not():
     values = np.random.default_rng(2).normal(size=(100_000, 30))
     found, asymptotic = normality(values), Moments.of(values).jarque_bera

@@ -130,12 +130,14 @@ def test_one_concept_has_no_pairs():
     assert jaccard([np.arange(3)]).shape == (0,)
 
 
+@settings(deadline=None)
 @given(TOP_SETS)
 def test_jaccard_by_sets(found):
     expected = [len(a & b) / len(a | b) if a | b else 1 for a, b in combinations(found, 2)]
     np.testing.assert_allclose(jaccard(sets(found)), expected)
 
 
+@settings(deadline=None)
 @given(TOP_SETS)
 def test_polysemanticity_counts_the_concepts_of_a_neuron(found):
     counts = polysemanticity(sets(found), 12)

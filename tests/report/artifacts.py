@@ -13,7 +13,11 @@ import pyarrow as pa
 from neuronlens.activations.store import Activations
 from neuronlens.artifact import write_manifest, write_table
 from neuronlens.config import Config, load_config
-from neuronlens.ranges.fit import fit_statistics, ranges_table, statistics_table, sweep_ranges
+from neuronlens.evaluation.measure import MEASURED
+from neuronlens.evaluation.questions import COLUMNS as QUESTION_COLUMNS
+from neuronlens.ranges.fit import ranges_table, sweep_ranges
+from neuronlens.ranges.statistics import fit_statistics
+from neuronlens.ranges.tables import statistics_table
 from neuronlens.sites import Site
 
 CONCEPTS = ("arts", "finance", "health", "law", "science", "sports")
@@ -30,7 +34,16 @@ _KINDS: tuple[tuple[str, float | None], ...] = (
 
 def config(*overrides: str) -> Config:
     """Defaults but for few resamples."""
-    return load_config(None, ["evaluate.bootstrap=200", "fit.rows=all", "interventions.top=[0.3]", *overrides])
+    return load_config(
+        None,
+        [
+            "evaluate.bootstrap=200",
+            "fit.rows=all",
+            "interventions.top=[0.3]",
+            "interventions.tuned.top=0.5",
+            *overrides,
+        ],
+    )
 
 
 def small_drops(kind: str, saliency: str, place: int) -> tuple[float, float]:
@@ -57,10 +70,15 @@ def results_table(
                 "site": site,
                 "concept": concept,
                 "method": f"{kind}{width}/{saliency}/{top:g}/zero/all",
+                "setting": f"{kind}{width}/{saliency}/{top:g}/zero/all",
+                "role": "sweep",
                 "saliency": saliency,
                 "top": top,
                 "range": kind,
+                "base": "gaussian" if kind == "random_neurons" else kind,
                 "tau": tau,
+                "threshold": None,
+                "gate": "none",
                 "neurons": 2,
                 "operator": "zero",
                 "positions": "all",
@@ -88,8 +106,69 @@ def results_table(
                 ("confidence_selectivity", (target - complement) / 2),
             ):
                 row |= {name: size, f"{name}_low": size - 0.1, f"{name}_high": size + 0.1}
-            rows.append(row)
+            ratio = None if row["perplexity"] is None else row["perplexity"] / 20
+            row |= {"perplexity_ratio": ratio, "perplexity_ratio_low": ratio, "perplexity_ratio_high": ratio}
+            rows.append(dict.fromkeys((*MEASURED, *QUESTION_COLUMNS)) | row)
+    return pa.Table.from_pylist(rows, schema=_schema(rows[0]))
+
+
+def chosen_table(
+    results: pa.Table, names: Sequence[str] = ("tuned", "paper", "whole", "tuned/random_ranges")
+) -> pa.Table:
+    """chosen.parquet: of every concept its gaussian rows under other names, with another setting for each concept."""
+    rows = [row for row in results.to_pylist() if (row["range"], row["tau"]) == ("gaussian", 2.0)]
+    own = [row for row in rows if row["saliency"] == "mean_abs"]
+    renamed = [
+        {**row, "method": name, "role": "chosen", "setting": f"setting {place}", "top": 0.1 * (1 + place % 3)}
+        for name in names
+        for place, row in enumerate(own)
+    ]
+    return pa.Table.from_pylist(renamed, schema=results.schema)
+
+
+def contrasts_table(site: str, mean: float, *, width: float = 0.05) -> pa.Table:
+    """contrasts.parquet of a site, with one planted difference for everything."""
+    against = (None, "tuned/random_ranges", "tuned/random_neurons", "paper", "whole")
+    return pa.Table.from_pylist(
+        [
+            {
+                "site": site,
+                "method": "tuned",
+                "against": other,
+                "effect": effect,
+                "concepts": 6,
+                "mean": mean,
+                "low": mean - width,
+                "high": mean + width,
+            }
+            for other in against
+            for effect in ("selectivity", "confidence_selectivity")
+        ]
+    )
+
+
+def matched_table(site: str, gain: float, *, width: float = 0.05, reached: int = 3) -> pa.Table:
+    """matched.parquet of a site, with one planted gain at the first drops; what lies beyond is not reached by the paper's method."""
+    rows = []
+    for measure, against, (place, level) in product(
+        ("accuracy", "confidence"), ("paper", "whole"), enumerate((0.1, 0.25, 0.5, 0.75, 0.9))
+    ):
+        row: dict[str, Any] = {"site": site, "measure": measure, "against": against, "target_drop": level}
+        row |= {"concepts": 6 * (place < reached), "tuned_reaches": 6, "other_reaches": 6 * (place < reached)}
+        for name, sign in (("selectivity", 1), ("log_perplexity", -1)):
+            ends = {"": gain, "_low": gain - width, "_high": gain + width}
+            low, high = sorted((sign * ends["_low"], sign * ends["_high"]))
+            known = place < reached
+            row |= {name: sign * gain if known else None, f"{name}_low": low if known else None}
+            row[f"{name}_high"] = high if known else None
+        rows.append(row)
     return pa.Table.from_pylist(rows)
+
+
+def _schema(row: dict[str, Any]) -> pa.Schema:
+    """Text and whole numbers as they are; every other column holds numbers, also where all are missing."""
+    kinds = {str: pa.string(), int: pa.int64()}
+    return pa.schema([(name, kinds.get(type(value), pa.float64())) for name, value in row.items()])
 
 
 def activations(concepts: Sequence[str], sites: Sequence[str], *, neurons: int = 8, rows: int = 12) -> Activations:
@@ -125,8 +204,12 @@ def make_audit(
     name: str = "tiny",
     kind: str = "language_model",
     warnings: Sequence[str] = (),
+    gain: float | None = None,
 ) -> dict[str, Path]:
     """The artifacts that a report reads.
+
+    Args:
+        gain: of the tuned method over everything it is compared with; nothing was tuned where it is None.
 
     Returns:
         Stage -> its folder.
@@ -137,10 +220,15 @@ def make_audit(
     for path in inputs.values():
         path.mkdir(parents=True)
     found = [fit_statistics(activations(concepts, [site]), site, rows="all") for site in sites]
-    write_table(inputs["fit"] / "statistics.parquet", pa.concat_tables([statistics_table(one, 0) for one in found]))
+    tables = [statistics_table(one, settings.fit.saliency) for one in found]
+    write_table(inputs["fit"] / "statistics.parquet", pa.concat_tables(tables))
     ranges = pa.concat_tables([ranges_table(sweep_ranges(one, settings)) for one in found])
     write_table(inputs["fit"] / "ranges.parquet", ranges)
     write_table(inputs["evaluate"] / "results.parquet", results)
+    if gain is not None:
+        write_table(inputs["evaluate"] / "chosen.parquet", chosen_table(results))
+        for name, table in (("contrasts", contrasts_table), ("matched", matched_table)):
+            write_table(inputs["evaluate"] / f"{name}.parquet", pa.concat_tables([table(site, gain) for site in sites]))
     facts: dict[str, dict[str, Any]] = {
         "prepare": {
             "checkpoint": {"name": name, "fingerprint": "ab" * 32, "kind": kind, "model_type": "gpt2"},

@@ -37,7 +37,10 @@ def test_the_schema_notices_what_is_missing_or_misspelt(audit: Any, schema: Any,
 
 
 def test_every_row_of_the_results_is_there(audit: Any, audit_inputs: dict[str, Path]) -> None:
-    assert audit["results"] == read_table(audit_inputs["evaluate"] / "results.parquet").to_pylist()
+    tables = [read_table(audit_inputs["evaluate"] / f"{name}.parquet").to_pylist() for name in ("results", "chosen")]
+    assert [{name: row[name] for name in row if name != "kind"} for row in audit["results"]] == [*tables[0], *tables[1]]
+    kinds = {(row["role"], row["method"].partition("-")[0], row["kind"]) for row in audit["results"]}
+    assert {("sweep", "gaussian", "gaussian"), ("chosen", "tuned", "tuned"), ("chosen", "whole", "full")} <= kinds
 
 
 def test_what_is_not_finite_becomes_null(tmp_path: Path, schema: Any) -> None:

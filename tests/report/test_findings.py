@@ -15,7 +15,7 @@ from neuronlens.evaluation.summary import (
     compare_with_whole_neuron,
 )
 from neuronlens.report.findings import Finding, find
-from tests.report.artifacts import Drops, results_table
+from tests.report.artifacts import Drops, contrasts_table, matched_table, results_table
 
 BASE: dict[str, Any] = {"n": 120, "accuracy": 0.8, "low": 0.72, "high": 0.86, "majority": 0.2, "concepts": []}
 
@@ -27,10 +27,25 @@ def findings(drops: Drops, perplexity: Mapping[str, float] | None = None, **base
         drops=drops, perplexity=lambda kind, place: by_kind.get(kind, 25.0 + (-1) ** (place + len(kind)))
     )
     comparisons = (
-        compare(table, 500, 0)
-        for compare in (compare_with_unedited, compare_with_whole_neuron, compare_with_random_neurons)
+        compare(table, 0) for compare in (compare_with_unedited, compare_with_whole_neuron, compare_with_random_neurons)
     )
     found = find(choose_settings(table), BASE | base, *comparisons)
+    return {finding.claim: finding for finding in found if finding.setting in (None, "reference")}
+
+
+def tuned(mean: float = 0.3, gain: float = 0.3, **options: Any) -> dict[str, Finding]:
+    """Claim -> finding, of an audit in which something was tuned at the site."""
+    drops = planted(gaussian=(0.5, 0.05), full=(0.5, 0.3), random_neurons=(0.1, 0.1))
+    table = results_table(drops=drops)
+    site = table["site"][0].as_py()
+    comparisons = (
+        compare(table, 0) for compare in (compare_with_unedited, compare_with_whole_neuron, compare_with_random_neurons)
+    )
+    rows = {
+        "contrasts": contrasts_table(site, mean).to_pylist(),
+        "matched": matched_table(site, gain, **options).to_pylist(),
+    }
+    found = find(choose_settings(table), BASE, *comparisons, **rows)
     return {finding.claim: finding for finding in found if finding.setting in (None, "reference")}
 
 
@@ -90,3 +105,36 @@ def test_a_model_that_guesses_is_called_so(low: float, high: float, verdict: str
 def test_numbers_stand_behind_every_sentence() -> None:
     for finding in findings(planted(gaussian=(0.5, 0.05), full=(0.5, 0.3), random_neurons=(0.1, 0.1))).values():
         assert asdict(finding)["numbers"]
+
+
+def test_the_tuned_method_is_better_where_it_is_at_every_drop_that_both_reach() -> None:
+    found = tuned()
+    assert {found[claim].verdict for claim in ("site", "tuned_control", "tuned", "tuned_confidence", "tuned_text")} == {
+        "holds"
+    }
+    assert found["tuned"].sentence.startswith("Better at 3 and worse at 0 of the 3 target drops that both reach")
+    assert "90.0 by tuned ranges and 50.0 by the paper's" in found["tuned"].sentence
+    assert "0.741 times the perplexity [0.705, 0.779]" in found["tuned_text"].sentence
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(-0.3, "contradicted"), (0.0, "not decided"), (0.04, "not decided")])
+def test_the_tuned_method_is_not_praised_for_what_it_does_not_show(gain: float, verdict: str) -> None:
+    found = tuned(gain=gain)
+    assert {found[claim].verdict for claim in ("tuned", "tuned_confidence", "tuned_text")} == {verdict}
+
+
+def test_drops_that_only_one_method_reaches_decide_nothing() -> None:
+    assert {"tuned", "tuned_confidence", "tuned_text"}.isdisjoint(tuned(reached=0))
+
+
+@pytest.mark.parametrize(("mean", "verdict"), [(0.0, "not decided"), (-0.3, "contradicted")])
+def test_no_winner_is_named_where_ranges_at_random_places_do_as_well(mean: float, verdict: str) -> None:
+    found = tuned(mean=mean)
+    assert found["site"].verdict == verdict
+    contests = {"spares", "confidence", "text", "selective", "control"}
+    contests |= {"tuned_control", "tuned", "tuned_confidence", "tuned_text"}
+    assert contests <= set(found)
+    for claim in contests:
+        assert found[claim].verdict == "not decided"
+        assert found[claim].sentence.startswith("No winner is named")
+    assert found["effect"].verdict == "holds"  # that masking does something names no winner

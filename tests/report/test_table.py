@@ -17,12 +17,16 @@ def test_each_site_shows_ranges_whole_neurons_and_the_control(audit: Any) -> Non
         ("random_neurons", "random", 2.0),
         ("gaussian", "d_prime", 2.0),
         ("full", "d_prime", None),
+        ("tuned", "mean_abs", 2.0),
+        ("random_ranges", "mean_abs", 2.0),
     ]
     for site in ("resid_post.0", "mlp_post.1"):
-        assert [(row.range, row.saliency, row.tau) for row in rows if row.site == site] == expected
-    by_method = {(row["site"], row["method"]): row for row in audit["summary"]}
+        assert [(row.kind, row.saliency, row.tau) for row in rows if row.site == site] == expected
+    assert [row.chosen for row in rows if row.site == "mlp_post.1"] == [False] * 5 + [True] * 2
+    assert all((row.top is None) == row.chosen for row in rows)  # concepts were tuned to different shares
+    by_method = {(row["site"], row["role"], row["method"]): row for row in audit["summary"]}
     for row in rows:
-        found = by_method[row.site, row.method]
+        found = by_method[row.site, "chosen" if row.chosen else "sweep", row.method]
         assert row.target_drop == found["target_accuracy_drop"]
         assert row.selectivity_interval == (found["selectivity_low"], found["selectivity_high"])
         assert row.perplexity == found["perplexity"]

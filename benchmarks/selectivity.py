@@ -1,0 +1,589 @@
+"""`python -m benchmarks.selectivity`: how selectively each method edits, on the example's models, printed and written to two files.
+
+benchmarks/selectivity.json holds every number, benchmarks/selectivity.md the table that the README quotes. All rows of the example are
+split anew by each seed; the models stay the same and have seen none of the rows. On each split everything is chosen on validation rows and
+measured on test rows, at matched drops of the target (`neuronlens.evaluation.frontier`) and at each family's own best setting
+(`neuronlens.evaluation.choice`).
+
+The splits share a model and most of their rows, so nothing is gained by calling them independent: the interval of a mean over splits is the
+mean of the splits' own limits, as long as if there were one split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from neuronlens.activations.ordinary import read_ordinary
+from neuronlens.activations.store import read_activations
+from neuronlens.artifact import library_versions, read_json, read_table, write_table
+from neuronlens.checkpoint import Checkpoint, open_checkpoint
+from neuronlens.config import Config, TunedParams, load_config
+from neuronlens.dataset import Dataset, read_dataset, read_documents
+from neuronlens.evaluation.choice import FAMILIES, choose
+from neuronlens.evaluation.contrasts import contrasts_table
+from neuronlens.evaluation.frontier import LEVELS, Losses, frontier_tables, walked
+from neuronlens.evaluation.measure import measure
+from neuronlens.evaluation.methods import Method, by_place, distinct
+from neuronlens.evaluation.scoring import RowScores, document_losses, score_rows
+from neuronlens.example import Example, make_example
+from neuronlens.ranges.fit import Ranges, fit_ranges, sweep_ranges
+from neuronlens.ranges.leace import Erasure, fit_erasures
+from neuronlens.ranges.statistics import SiteStatistics, fit_statistics
+from neuronlens.stages import run_stage
+
+Row = dict[str, Any]
+
+RESULTS = Path(__file__).with_name("selectivity.json")
+MODELS = ("classifier", "language_model")
+SEEDS = (0, 1, 2)
+SITES = ("resid_post.last", "resid_post.middle")
+PROMPT = "{text} Topic:"
+
+_TOPS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+_TAUS = (1.0, 2.0, 2.5, 3.0)
+_THREE = (1.0, 2.0, 3.0)
+_FEW = (0.1, 0.3, 0.6, 1.0)
+# what else could explain a difference: the ranking, the operator, the gate, or the ranges themselves
+ALTERNATIVES: Mapping[str, TunedParams] = {
+    "paper, ranked by d_prime": TunedParams(ranges="gaussian", tau=_THREE, top=_FEW, gate="none", operators="zero"),
+    "whole, ranked by d_prime": TunedParams(ranges="full", top=_FEW, gate="none", operators="zero"),
+    "gaussian to complement_mean": TunedParams(
+        ranges="gaussian", tau=(2.0, 3.0), top=_FEW, gate="none", operators="complement_mean"
+    ),
+    "gaussian to complement_mean, gated": TunedParams(
+        ranges="gaussian", tau=(2.0, 3.0), top=_FEW, gate="agreement", operators="complement_mean"
+    ),
+    "discriminative to complement_mean": TunedParams(
+        ranges="discriminative", top=_FEW, gate="none", operators="complement_mean"
+    ),
+    "tuned without gate": TunedParams(gate="none"),
+    "tuned without ranges": TunedParams(ranges="full", gate="none"),
+}
+CONTROLS = ("tuned/random_ranges", "tuned/random_neurons")
+BEST = (*FAMILIES, "leace", *CONTROLS, *ALTERNATIVES)
+MEASURED = (
+    *("target_accuracy_drop", "complement_accuracy_drop", "selectivity", "confidence_selectivity"),
+    "log_perplexity_ratio",
+)
+
+
+def _belongs(family: str) -> Callable[[Method], bool]:
+    if family == "leace":
+        return lambda method: isinstance(method.ranges, Erasure)
+    return FAMILIES.get(family) or (lambda method: method.role == family)
+
+
+COMPARED = {name: _belongs(name) for name in BEST if name not in CONTROLS}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Rows of one model and split; each also names its `site`.
+
+    Attributes:
+        matched: `method` minus `against` at a target drop: selectivity and log perplexity with limits, mean over concepts.
+        frontier: drop of the complement per family and concept at a target drop.
+        best: what the validation rows chose per family and concept, measured on the test rows.
+        contrasts: those choices against each other, with limits.
+    """
+
+    matched: list[Row]
+    frontier: list[Row]
+    best: list[Row]
+    contrasts: list[Row]
+
+
+def settings(checkpoint: Path, rows: Path, auxiliary: Path | None, seed: int, **changes: Any) -> Config:
+    """The audited preset with a sweep that is wide enough for the paper's form to reach large drops.
+
+    Args:
+        checkpoint: a folder.
+        rows: labelled text without splits, which `seed` makes.
+        auxiliary: ordinary text for perplexity.
+        changes: `section__name=value`.
+    """
+    asked = {
+        "checkpoint.path": str(checkpoint),
+        "dataset.path": str(rows),
+        "dataset.prompt": PROMPT,
+        "extract.sites": SITES,
+        "extract.batch_tokens": 2048,  # a processor's cache holds it: twice as fast as the default
+        "fit.saliency": ["mean_abs"],
+        "interventions.ranges": ["gaussian", "full"],
+        "interventions.tau": _TAUS,
+        "interventions.top": _TOPS,
+        "interventions.operators": ["zero"],
+        # the other concept's ranges would double the work
+        "interventions.controls": ["random_neurons", "random_ranges"],
+        "evaluate.auxiliary": None if auxiliary is None else str(auxiliary),
+        "seed": seed,
+    } | {name.replace("__", "."): value for name, value in changes.items()}
+    return load_config(overrides=[f"{name}={json.dumps(value)}" for name, value in asked.items()])
+
+
+def compare(config: Config, audit: Path) -> Findings:
+    """Run the stages up to extraction into the folder `audit`, then every method on validation and on test rows."""
+    for stage in ("prepare", "extract"):
+        run_stage(stage, config, audit)
+    checkpoint, dataset = open_checkpoint(config.checkpoint), read_dataset(audit / "prepare")
+    candidates, controls = _methods(config, audit)
+    tried, tried_at = _scores(checkpoint, dataset, candidates, config, "validation")
+    chosen = _chosen(candidates, tried, tried_at)
+    tuned = [candidates[i] for (_, _, family), i in chosen.items() if family == "tuned"]
+    controls = [method for method in controls if any(method.mirrors(other) for other in tuned)]
+    # test rows see only what the validation rows have put on a path or chosen
+    paths = walked(candidates, tried, tried_at, COMPARED)
+    needed = sorted({*chosen.values(), *(i for path in paths.values() for i in path)})
+    methods = [candidates[i] for i in needed] + controls
+    judged, places = _scores(checkpoint, dataset, methods, config, "test")
+    losses = _losses(checkpoint, methods, config)
+
+    tables = [
+        frontier_tables(
+            methods[: len(needed)],
+            (tried, [tried_at[i] for i in needed]),
+            (judged, places[: len(needed)]),
+            losses,
+            resamples=config.evaluate.bootstrap,
+            seed=config.seed,
+            families={name: COMPARED[name] for name in (family, *against)},
+            family=family,
+            against=against,
+        )
+        for family, against in (("tuned", [name for name in COMPARED if name != "tuned"]), ("paper", ["whole"]))
+    ]
+    matched = [
+        {"method": family} | row
+        for family, (_, table) in zip(("tuned", "paper"), tables, strict=True)
+        for row in table.to_pylist()
+    ]
+
+    selected = {key: places[needed.index(i)] for key, i in chosen.items()}
+    for i, control in enumerate(controls, start=len(needed)):
+        assert isinstance(control.ranges, Ranges)
+        selected[str(control.ranges.site), control.ranges.concept, f"tuned/{control.ranges.kind}"] = places[i]
+    edits: dict[tuple[str, str], dict[str, int]] = {}
+    for (site, concept, family), place in selected.items():
+        edits.setdefault((site, family), {})[concept] = place
+    names = {key: candidates[i].name for key, i in chosen.items()}  # a control's setting is that of what it mirrors
+    best = [
+        {"site": site, "concept": concept, "family": family, "setting": names.get((site, concept, family), family)}
+        | _measured(judged, losses, concept, place)
+        for (site, concept, family), place in selected.items()
+    ]
+    return Findings(matched, tables[0][0].to_pylist(), best, contrasts_table(judged, edits).to_pylist())
+
+
+def _methods(config: Config, audit: Path) -> tuple[list[Method], list[Method]]:
+    """What is compared, and the controls of all candidates of the tuned method."""
+    rows = read_table(audit / "prepare" / "dataset.parquet")
+    found: list[Method] = []
+    asked, tuned = config.interventions, config.interventions.tuned
+    operators = {"sweep": asked.operators, "tuned": () if tuned is None else tuned.operators}
+    activations = read_activations(audit / "extract", rows)
+    for site in activations.sites:
+        statistics = fit_statistics(
+            activations, site, rows=config.fit.rows, ordinary=read_ordinary(audit / "extract", site), seed=config.seed
+        )
+        ranges = sweep_ranges(statistics, config)
+        found += [Method(one, operator, asked.positions) for one in ranges for operator in operators[one.role]]
+        found += [Method(one, positions=asked.positions) for one in fit_erasures(statistics)]
+        found += [replace(one, positions=asked.positions) for one in _alternatives(statistics)]
+    controls = [method for method in found if method.role == "tuned" and method.is_control]
+    kept = [method for method in found if any(belongs(method) for belongs in COMPARED.values())]
+    return kept, controls
+
+
+def _alternatives(statistics: SiteStatistics) -> Iterator[Method]:
+    """Every alternative's settings; the role says whose they are."""
+    for (name, asked), concept in product(ALTERNATIVES.items(), statistics.concepts):
+        for kind, tau, threshold, saliency, top, gate in product(
+            asked.ranges, asked.tau, asked.threshold, asked.saliency, asked.top, asked.gate
+        ):
+            found = fit_ranges(
+                statistics,
+                concept,
+                saliency=saliency,
+                top=top,
+                kind=kind,
+                tau=tau,
+                threshold=threshold,
+                gate=gate,
+                role=name,
+            )
+            yield from (Method(found, operator) for operator in asked.operators)
+
+
+def _scores(
+    checkpoint: Checkpoint, dataset: Dataset, methods: Sequence[Method], config: Config, split: str
+) -> tuple[RowScores, list[int]]:
+    """Scores of the edits that differ, and the place of each method in them, from 1."""
+    different, index = distinct(methods)
+    edits = [method.edit(config.extract.pooling) for method in different]
+    batch = config.extract.batch_tokens
+    scores = score_rows(checkpoint, dataset, edits, split=split, batch_tokens=batch, text=config.dataset)
+    return scores, [i + 1 for i in index]
+
+
+def _losses(checkpoint: Checkpoint, methods: Sequence[Method], config: Config) -> Losses | None:
+    if config.evaluate.auxiliary is None or checkpoint.kind != "language_model":
+        return None
+    documents = read_documents(config.evaluate.auxiliary, config.evaluate.auxiliary_rows)
+    edits = [method.edit(config.extract.pooling) for method in distinct(methods)[0]]
+    return Losses(*document_losses(checkpoint, documents, edits, max_tokens=config.dataset.max_tokens))
+
+
+def _chosen(candidates: Sequence[Method], tried: RowScores, places: Sequence[int]) -> dict[tuple[str, str, str], int]:
+    """(site, concept, family) -> place of the candidate that the validation rows choose."""
+    found = {}
+    for (site, concept), own in by_place(candidates).items():
+        rows = dict(zip(own, measure(tried, concept, [places[i] for i in own]), strict=True))
+        for family, belongs in COMPARED.items():
+            members = [i for i in own if belongs(candidates[i])]
+            columns = (
+                np.array([rows[i][name] for i in members], dtype=np.float64)
+                for name in ("selectivity", "confidence_selectivity")
+            )
+            found[site, concept, family] = members[choose([candidates[i] for i in members], *columns)]
+    return found
+
+
+def _measured(scores: RowScores, losses: Losses | None, concept: str, place: int) -> Row:
+    (row,) = measure(scores, concept, [place])
+    found = {name: row[name] for name in MEASURED[:-1]}
+    change = None if losses is None else float((losses.losses[place] - losses.losses[0]).sum() / losses.predicted.sum())
+    return found | {"log_perplexity_ratio": change}
+
+
+def combine(runs: Mapping[tuple[str, int], Findings]) -> dict[str, list[Row]]:
+    """Means over splits, and over concepts where there are several.
+
+    Args:
+        runs: (model, seed) -> findings.
+
+    Returns:
+        matched: value and limits of each split, their means, and how many (concept, split) pairs reach the drop, by both methods and by
+            either.
+        frontier: mean drop of the complement, and share of (concept, split) pairs that reach the drop.
+        best: mean over concepts and splits, then lowest and highest split; and how often each setting was chosen.
+        contrasts: as matched.
+    """
+    matched = []
+    for key, rows in _groups(runs, "matched", ("site", "method", "against", "measure", "target_drop")):
+        concepts = [len({row["concept"] for row in runs[key["model"], row["split"]].best}) for row in rows]
+        matched.append(
+            key
+            | {"reached": sum(row["concepts"] for row in rows), "pairs": sum(concepts)}
+            # the columns are named for the tuned method, whichever stands in its place
+            | {"method_reaches": sum(row["tuned_reaches"] for row in rows)}
+            | {"other_reaches": sum(row["other_reaches"] for row in rows)}
+            | {name: _averaged(rows, name, ("_low", "_high")) for name in ("selectivity", "log_perplexity")}
+        )
+    frontier = []
+    for key, rows in _groups(runs, "frontier", ("site", "family", "measure", "target_drop")):
+        reached = [row["complement_drop"] for row in rows if row["reached"]]
+        mean = float(np.mean(reached)) if reached else None
+        frontier.append(key | {"complement_drop": mean, "reached": len(reached), "pairs": len(rows)})
+    best = []
+    for key, rows in _groups(runs, "best", ("site", "family")):
+        row = key | {"settings": dict(Counter(one["setting"] for one in rows).most_common())}
+        for name in MEASURED:
+            splits = [
+                float(np.mean([one[name] for one in rows if one["split"] == seed]))
+                for seed in sorted({one["split"] for one in rows})
+                if all(one[name] is not None for one in rows)
+            ]
+            row[name] = [float(np.mean(splits)), min(splits), max(splits)] if splits else None
+        best.append(row)
+    contrasts = [
+        key | {"difference": _averaged(rows, "", ("low", "high"), "mean")}
+        for key, rows in _groups(runs, "contrasts", ("site", "method", "against", "effect"))
+    ]
+    return {"matched": matched, "frontier": frontier, "best": best, "contrasts": contrasts}
+
+
+def _groups(
+    runs: Mapping[tuple[str, int], Findings], name: str, keys: Sequence[str]
+) -> Iterator[tuple[Row, list[Row]]]:
+    """Rows that agree in model and keys, over all splits, each naming its split."""
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for (model, seed), findings in runs.items():
+        for row in getattr(findings, name):
+            found.setdefault((model, *(row[key] for key in keys)), []).append(row | {"split": seed})
+    for values, rows in found.items():
+        yield dict(zip(("model", *keys), values, strict=True)), rows
+
+
+def _averaged(rows: Iterable[Row], name: str, ends: tuple[str, str], value: str | None = None) -> Row | None:
+    """Mean of the splits' values, and of their limits; None where no split has a value."""
+    columns = (value or name, *(f"{name}{end}" for end in ends))
+    numbers = np.array([[row[column] for column in columns] for row in rows], dtype=np.float64)
+    numbers = numbers[np.isfinite(numbers).all(axis=1)]
+    if not len(numbers):
+        return None
+    mean, low, high = (float(part) for part in numbers.mean(axis=0))
+    return {"mean": mean, "low": low, "high": high, "splits": numbers.tolist()}
+
+
+def verdict(estimate: Row | None) -> str:
+    """`above`, `below` or `undecided`, by whether the interval is clear of zero; `unreached` where there is nothing to compare."""
+    if estimate is None:
+        return "unreached"
+    return "above" if estimate["low"] > 0 else "below" if estimate["high"] < 0 else "undecided"
+
+
+def pooled_rows(example: Example, file: Path, rows: int | None = None) -> Path:
+    """The example's rows without their split, so that a seed makes it; at most `rows` of each concept."""
+    table = read_table(example.dataset, ["text", "label"])
+    if rows is not None:
+        concept = np.array(table["label"].to_pylist())
+        first = [np.flatnonzero(concept == name)[:rows] for name in np.unique(concept)]
+        table = table.take(pa.array(np.sort(np.concatenate(first))))
+    write_table(file, table)
+    return file
+
+
+def readings(matched: Sequence[Row], frontier: Sequence[Row]) -> list[str]:
+    """Where the paper's claim holds, where the tuned method beats the paper's, and how much room the paper's method leaves."""
+    claim, tuned = (
+        "; ".join([*(_tally(matched, *pair, by) for by in ("accuracy", "confidence")), *_costs(matched, *pair)])
+        for pair in (("paper", "whole"), ("tuned", "paper"))
+    )
+    return [
+        f"The paper's claim, that ranges spare the other concepts more than whole neurons at the same drop of the target, {claim}.",
+        f"The tuned method, against the paper's at the same drop of the target, {tuned}.",
+        f"Under the paper's method the others lose {_room(frontier, 'accuracy')} and {_room(frontier, 'confidence')} at those drops "
+        "(below zero they gain), so much can be spared and no more.",
+    ]
+
+
+def _room(frontier: Sequence[Row], measure: str) -> str:
+    """What the complement loses under the paper's method, from the best to the worst place."""
+    drops = [
+        100 * row["complement_drop"]
+        for row in frontier
+        if (row["family"], row["measure"]) == ("paper", measure) and row["complement_drop"] is not None
+    ]
+    return f"{min(drops):+.1f} to {max(drops):+.1f} points of {measure}" if drops else f"no known {measure}"
+
+
+def _tally(matched: Sequence[Row], method: str, against: str, measure: str) -> str:
+    """In how many places one method is more selective, and in which it is not."""
+    rows = [row for row in matched if _is(row, method, against, measure)]
+    found: dict[str, list[Row]] = {name: [] for name in ("above", "below", "undecided", "unreached")}
+    for row in rows:
+        found[verdict(row["selectivity"])].append(row)
+    known = len(rows) - len(found["unreached"])
+    holds = "holds" if method == "paper" else "is ahead"
+    parts = [f"in {measure} {holds} in {len(found['above'])} of {known} comparisons"]
+    for name, words in (("below", "the reverse"), ("undecided", "undecided"), ("unreached", "not reached by both")):
+        if len(found[name]) == (len(rows) if name == "unreached" else known) > 0:
+            parts.append(f"{words} in all")
+        elif found[name]:
+            parts.append(f"{words} in {len(found[name])} ({_places(found[name])})")
+    return ", ".join(parts)
+
+
+def _costs(matched: Sequence[Row], method: str, against: str) -> Iterator[str]:
+    """In how many places one method costs less perplexity; nothing where none was measured."""
+    count = _count(row["log_perplexity"] for row in matched if _is(row, method, against, "accuracy"))
+    known = sum(count.values()) - count["unreached"]
+    if known:
+        yield f"perplexity is lower in {count['below']} of {known}, higher in {count['above']}"
+
+
+def _places(rows: Sequence[Row]) -> str:
+    """Rows by model and site, with their target drops."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        found.setdefault(_where(row), []).append(row["target_drop"])
+    drops = {
+        place: "all drops" if len(levels) == len(LEVELS) else ", ".join(f"{level:.0%}" for level in levels)
+        for place, levels in found.items()
+    }
+    return "; ".join(f"{place} at {words}" for place, words in drops.items())
+
+
+def markdown(found: Mapping[str, Sequence[Row]], splits: int) -> str:
+    """The two tables and their reading, as short as they can be quoted."""
+    matched = found["matched"]
+    lines = [
+        *readings(matched, found["frontier"]),
+        "",
+        f"Tuned minus the paper's method at the same target drop, mean over {splits} splits [95 % as of one split]; perplexity as a "
+        "ratio at matched accuracy; last column: the paper's ranges minus whole neurons at the same five drops. Bold: clear of zero; with "
+        "* not every concept of every split reaches the drop; - none by both methods (how many by the tuned one, and by the paper's).",
+        "",
+        f"| model, site | measure | {' | '.join(f'{level:.0%}' for level in LEVELS)} | ranges - whole |",
+        "|---|---|" + "---:|" * len(LEVELS) + "---|",
+    ]
+    for place in dict.fromkeys(map(_where, matched)):
+        here = [row for row in matched if _where(row) == place]
+        for title, by, column in (
+            ("accuracy", "accuracy", "selectivity"),
+            ("confidence", "confidence", "selectivity"),
+            ("perplexity", "accuracy", "log_perplexity"),
+        ):
+            tuned, paper = (
+                [row for row in here if _is(row, *pair, by)] for pair in (("tuned", "paper"), ("paper", "whole"))
+            )
+            if all(row[column] is None for row in tuned):
+                continue
+            cells = [_cell(row, column) for row in tuned]
+            claim = " ".join(_bold(row[column], column) for row in paper)
+            lines.append(f"| {place} | {title} | {' | '.join(cells)} | {claim} |")
+    places = list(dict.fromkeys(map(_where, found["best"])))
+    lines += [
+        "",
+        "At its own best setting: selectivity / confidence selectivity / perplexity ratio (target drop); last column: in how many of the "
+        "comparisons at matched drops the tuned method is ahead of it, and behind.",
+        "",
+        f"| family | {' | '.join(places)} | tuned ahead, behind |",
+        "|---|" + "---|" * (len(places) + 1),
+    ]
+    for family in BEST:
+        own = {_where(row): row for row in found["best"] if row["family"] == family}
+        count = _count(row["selectivity"] for row in matched if row["method"] == "tuned" and row["against"] == family)
+        known = sum(count.values()) - count["unreached"]
+        tally = f"{count['above']}, {count['below']} of {known}" if known else ""
+        lines.append(f"| {family} | {' | '.join(_best(own[place]) for place in places)} | {tally} |")
+    return "\n".join(lines) + "\n"
+
+
+def _where(row: Row) -> str:
+    return f"{row['model'].replace('_', ' ')}, {row['site']}"
+
+
+def _is(row: Row, method: str, against: str, measure: str) -> bool:
+    return (row["method"], row["against"], row["measure"]) == (method, against, measure)
+
+
+def _count(estimates: Iterable[Row | None]) -> dict[str, int]:
+    found = dict.fromkeys(("above", "below", "undecided", "unreached"), 0)
+    for estimate in estimates:
+        found[verdict(estimate)] += 1
+    return found
+
+
+def _number(value: float, column: str) -> str:
+    return f"{np.exp(value):.2f}" if column == "log_perplexity" else f"{value:+.3f}"
+
+
+def _bold(estimate: Row | None, column: str) -> str:
+    if estimate is None:
+        return "-"
+    value = _number(estimate["mean"], column)
+    return f"**{value}**" if verdict(estimate) in ("above", "below") else value
+
+
+def _cell(row: Row, column: str) -> str:
+    estimate = row[column]
+    if estimate is None:
+        return f"- ({row['method_reaches']}, {row['other_reaches']} of {row['pairs']})"
+    low, high = (_number(estimate[end], column) for end in ("low", "high"))
+    return f"{_bold(estimate, column)} [{low}, {high}]{'*' if row['reached'] < row['pairs'] else ''}"
+
+
+def _best(row: Row) -> str:
+    """Means over splits of a family at its own best."""
+    accuracy, confidence, drop = (
+        row[name][0] for name in ("selectivity", "confidence_selectivity", "target_accuracy_drop")
+    )
+    cost = row["log_perplexity_ratio"]
+    ratio = "" if cost is None else f" / {np.exp(cost[0]):.2f}"
+    return f"{accuracy:.2f} / {confidence:.2f}{ratio} ({drop:.2f})"
+
+
+def write_results(file: Path, found: Mapping[str, Sequence[Row]], facts: Row) -> None:
+    """Every number, rounded to five digits behind the point, one row of a table on each line."""
+    parts = [
+        f'  "{name}": [\n' + ",\n".join(f"    {json.dumps(_rounded(row), allow_nan=False)}" for row in rows) + "\n  ]"
+        for name, rows in found.items()
+    ]
+    parts += [f'  "{name}": {json.dumps(value, allow_nan=False)}' for name, value in facts.items()]
+    file.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_rounded(part) for part in value]
+    return round(value, 5) if isinstance(value, float) else value
+
+
+def _run(task: tuple[str, int, Path, int | None, dict[str, Any]]) -> tuple[tuple[str, int], Findings]:
+    """One model and split, in a process of its own."""
+    model, seed, folder, rows, changes = task
+    torch.set_num_threads(1)  # the processes share the cores
+    example = Example(folder)
+    checkpoint, auxiliary = {
+        "classifier": (example.classifiers[-1], None),
+        "language_model": (example.language_models[-1], example.auxiliary),
+    }[model]
+    with tempfile.TemporaryDirectory() as scratch:
+        file = pooled_rows(example, Path(scratch) / "rows.parquet", rows)
+        found = compare(settings(checkpoint, file, auxiliary, seed, **changes), Path(scratch) / "audit")
+    print(f"{model}, split {seed}: done", flush=True)
+    return (model, seed), found
+
+
+def main() -> None:
+    """Run and report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a sketch: one split, few rows, few resamples")
+    parser.add_argument("--example", type=Path, default=Path("data/example"), help="made there if it is missing")
+    parser.add_argument("--example-seed", type=int, default=0, help="of the texts and the models in that folder")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file; the table lies beside it")
+    parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
+    asked = parser.parse_args()
+    seeds, rows = (SEEDS[:1], 30) if asked.quick else (SEEDS, None)
+    changes = {"evaluate__bootstrap": 200, "evaluate__auxiliary_rows": 20} if asked.quick else {}
+    example = make_example(asked.example, seed=asked.example_seed, progress=print)
+    tasks = [(model, seed, example.folder, rows, changes) for seed, model in product(seeds, reversed(MODELS))]
+    with ProcessPoolExecutor(asked.jobs, mp_context=get_context("spawn")) as pool:
+        runs = dict(pool.map(_run, tasks))
+    report(runs, example, rows, asked.out)
+
+
+def report(runs: Mapping[tuple[str, int], Findings], example: Example, rows: int | None, out: Path) -> None:
+    """Print what was found, and write it.
+
+    Args:
+        runs: (model, seed) -> findings.
+        rows: of each concept that were used at most, None for all.
+        out: the JSON file; the table is written beside it.
+    """
+    seeds = sorted({seed for _, seed in runs})
+    found = combine(dict(sorted(runs.items())))
+    table = markdown(found, len(seeds))
+    print(table)
+    facts = {
+        "reading": readings(found["matched"], found["frontier"]),
+        "seeds": seeds,
+        "rows_per_concept": rows,
+        "alternatives": {name: one.model_dump() for name, one in ALTERNATIVES.items()},
+        "example": read_json(example.record),
+        "versions": library_versions(),
+    }
+    write_results(out, found, facts)
+    out.with_suffix(".md").write_text(table, encoding="utf-8")
+    print(f"written to {out} and {out.with_suffix('.md').name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Multiple-choice questions: how much an edit costs in knowledge that has nothing to do with its concept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from neuronlens.activations.batching import iterate, pad_id_of, token_budget_batches
+from neuronlens.activations.readout import deciding_logits
+from neuronlens.checkpoint import Checkpoint
+from neuronlens.config import Config
+from neuronlens.dataset import read_questions
+from neuronlens.encoding import Asked, encode_questions
+from neuronlens.evaluation.scoring import all_passes
+from neuronlens.evaluation.uncertainty import wilson
+from neuronlens.interventions.edit import Edit
+from neuronlens.progress import track
+
+COLUMNS = ("questions_accuracy", "questions_accuracy_low", "questions_accuracy_high", "base_questions_accuracy")
+
+
+def score_questions(
+    checkpoint: Checkpoint, asked: Asked, interventions: Sequence[Edit], *, batch_tokens: int = 8192
+) -> npt.NDArray[np.bool_]:
+    """Which questions are answered right, unedited (index 0) and under each intervention (1 to M).
+
+    An answer is the letter among a question's choices whose token is the likeliest behind "Answer:"; of equal ones the first.
+
+    Returns:
+        [M + 1, Q].
+    """
+    model = checkpoint.model
+    answers, choices = np.array(asked.answers), torch.tensor(asked.choices)
+    correct = np.zeros((len(interventions) + 1, len(asked.encoded)), dtype=np.bool_)
+    batches = token_budget_batches([len(ids) for ids in asked.encoded], batch_tokens)
+    letters = torch.tensor(asked.letters, device=model.device)
+    with torch.inference_mode():
+        passes = all_passes(
+            model,
+            interventions,
+            iterate(asked.encoded, batches, pad_id=pad_id_of(checkpoint.tokenizer), device=model.device),
+            deciding_logits,
+        )
+        for batch, index, logits, _ in track(passes, len(batches) * (len(interventions) + 1), "questions"):
+            offered = torch.arange(len(letters)) < choices[torch.from_numpy(batch.rows)][:, None]
+            said = logits[:, letters].cpu().masked_fill(~offered, -torch.inf).argmax(dim=1)
+            correct[index, batch.rows] = said.numpy() == answers[batch.rows]
+    return correct
+
+
+def question_columns(
+    checkpoint: Checkpoint, interventions: Sequence[Edit], config: Config
+) -> list[dict[str, float | None]]:
+    """[M] the columns `COLUMNS` of results.parquet: accuracy with its 95 % Wilson interval, and without the edit.
+
+    All None where no questions are given or the checkpoint is a classifier.
+    """
+    asked = _asked(checkpoint, config)
+    if asked is None:
+        return [dict.fromkeys(COLUMNS) for _ in interventions]
+    correct = score_questions(checkpoint, asked, interventions, batch_tokens=config.extract.batch_tokens)
+    base, *rates = (float(rate) for rate in correct.mean(axis=1))
+    return [
+        dict(zip(COLUMNS, (rate, *wilson(int(hits.sum()), len(hits)), base), strict=True))
+        for rate, hits in zip(rates, correct[1:], strict=True)
+    ]
+
+
+def question_facts(checkpoint: Checkpoint, config: Config) -> dict[str, int] | None:
+    """How many questions were used and how many left out, for the manifest; None where none were asked."""
+    asked = _asked(checkpoint, config)
+    return None if asked is None else {"used": len(asked.encoded), "left_out": asked.left_out}
+
+
+def _asked(checkpoint: Checkpoint, config: Config) -> Asked | None:
+    if config.evaluate.questions is None or checkpoint.kind == "classifier":
+        return None
+    return encode_questions(checkpoint, read_questions(config.evaluate.questions))

@@ -1,0 +1,174 @@
+"""Statistics of every neuron of a site per concept, vectorised over neurons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from neuronlens.activations.ordinary import Ordinary
+from neuronlens.activations.store import Activations, Floats
+from neuronlens.artifact import hash_value
+from neuronlens.errors import DatasetError
+from neuronlens.ranges.discriminative import separation_scores
+from neuronlens.ranges.moments import Array, Moments, merge_all
+from neuronlens.ranges.saliency import SALIENCIES, auroc_scores, fit_probe, random_scores
+from neuronlens.sites import Site
+
+Ints = npt.NDArray[np.int64]
+
+QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
+BINS = 64
+
+
+def no_tokens(neurons: int) -> Ordinary:
+    """Of a site that was read at the pooled position alone."""
+    return Ordinary(np.empty((neurons, 0), dtype=np.float32), np.empty(0, dtype=np.str_))
+
+
+@dataclass(frozen=True)
+class SiteStatistics:
+    """What the fit knows of a site. Concepts and neurons are the axes.
+
+    Attributes:
+        site: which.
+        concepts: [C].
+        moments, rest: [C] of a concept's rows, and of all other concepts' rows pooled.
+        quantiles: [C, Q, D] at `QUANTILES`.
+        histogram: [C, BINS, D] counts, on edges that a neuron's concepts share.
+        low, high: [D] outer edges of the histograms.
+        values: [C] arrays [D, n_c], the fit rows themselves.
+        ordinary: tokens of ordinary text.
+        seed: behind the scores that draw lots.
+        notes: what a reader of the scores computed so far should know.
+    """
+
+    site: Site
+    concepts: tuple[str, ...]
+    moments: tuple[Moments, ...]
+    rest: tuple[Moments, ...]
+    quantiles: Array
+    histogram: npt.NDArray[np.int32]
+    low: Array
+    high: Array
+    values: tuple[Floats, ...]
+    ordinary: Ordinary
+    seed: int = 0
+    notes: list[str] = field(default_factory=list, compare=False)
+    _scores: dict[str, Array] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def width(self) -> int:
+        """Number of neurons."""
+        return len(self.low)
+
+    def index(self, concept: str) -> int:
+        """Place of a concept."""
+        return self.concepts.index(concept)
+
+    def complement(self, concept: str) -> Floats:
+        """[D, n] fit rows of all other concepts, in the order of the concepts."""
+        at = self.index(concept)
+        return np.concatenate([part for j, part in enumerate(self.values) if j != at], axis=1)
+
+    def saliency(self, name: str, concept: str) -> Array:
+        """[D] scores of the site's neurons for a concept (see `neuronlens.ranges.saliency`). Computed at first use."""
+        return np.asarray(self.saliencies(name)[self.index(concept)])
+
+    def saliencies(self, name: str) -> Array:
+        """[C, D] scores for all concepts."""
+        if name not in self._scores:
+            self._scores[name] = self._score(name)
+        return self._scores[name]
+
+    def _score(self, name: str) -> Array:
+        if name in SALIENCIES:
+            return np.stack([SALIENCIES[name](own, rest) for own, rest in zip(self.moments, self.rest, strict=True)])
+        if name == "auroc":
+            return auroc_scores(self.values)
+        if name == "probe":
+            probe = fit_probe(self.values, self.seed)
+            if not probe.converged:
+                self.notes.append(f"the probe that ranks neurons had not settled after {probe.iterations} passes")
+            return probe.scores
+        if name == "separation":
+            return np.stack(
+                [
+                    separation_scores(own, self.complement(concept), self.ordinary.without(concept))
+                    for own, concept in zip(self.values, self.concepts, strict=True)
+                ]
+            )
+        return np.stack([random_scores(self.width, self.seed, self.site, concept) for concept in self.concepts])
+
+    def draw(self, *purpose: object) -> np.random.Generator:
+        """Random numbers that depend on the seed, the site and what they are for, and on nothing else."""
+        return np.random.default_rng(int(hash_value([self.seed, str(self.site), *map(str, purpose)]), 16))
+
+
+def fit_rows(activations: Activations, rows: str, concepts: Sequence[str]) -> dict[str, Ints]:
+    """Indices of the rows of each concept that a fit sees.
+
+    Args:
+        rows: `correct` keeps those the unedited model predicts right, `all` keeps all.
+
+    Raises:
+        DatasetError: a concept keeps fewer than two.
+    """
+    in_fit = np.array([split == "fit" for split in activations.split])
+    if rows == "correct":
+        in_fit &= activations.correct
+    concept = np.array(activations.concept, dtype=object)
+    kept = {name: np.flatnonzero(in_fit & (concept == name)) for name in concepts}
+    for name, index in kept.items():
+        if len(index) < 2:
+            what = "predicted right by the model " if rows == "correct" else ""
+            raise DatasetError(
+                f"concept {name!r} has {len(index)} fit rows {what}- a range needs at least two",
+                where="fit.rows",
+                cure="Use fit.rows=all, or add rows." if rows == "correct" else "Add rows.",
+            )
+    return kept
+
+
+def fit_statistics(
+    activations: Activations,
+    site: Site | str,
+    *,
+    rows: str = "correct",
+    ordinary: Ordinary | None = None,
+    seed: int = 0,
+) -> SiteStatistics:
+    """Every statistic of every neuron of a site, per concept, vectorised over neurons.
+
+    Args:
+        rows: `correct` fits on the rows that the unedited model predicts right, `all` on all.
+        ordinary: tokens of ordinary text, for ranges that must not fire on them.
+        seed: behind the scores that draw lots.
+
+    Raises:
+        DatasetError: a concept has fewer than two rows to fit on.
+    """
+    where = Site.parse(site) if isinstance(site, str) else site
+    concepts = tuple(sorted(set(activations.concept)))
+    kept = fit_rows(activations, rows, concepts)
+    values = tuple(activations.values[where][:, kept[name]] for name in concepts)
+    moments = tuple(Moments.of(part) for part in values)
+    rest = tuple(merge_all([part for j, part in enumerate(moments) if j != i]) for i in range(len(concepts)))
+    low = np.min([part.minimum for part in moments], axis=0)
+    high = np.max([part.maximum for part in moments], axis=0)
+    # float64, since interpolating between float32 values loses digits on neurons with a large mean
+    quantiles = np.stack([np.quantile(part.astype(np.float64), QUANTILES, axis=1) for part in values])
+    histogram = np.stack([_histogram(part, low, high) for part in values])
+    tokens = no_tokens(len(low)) if ordinary is None else ordinary
+    return SiteStatistics(where, concepts, moments, rest, quantiles, histogram, low, high, values, tokens, seed)
+
+
+def _histogram(values: Floats, low: Array, high: Array) -> npt.NDArray[np.int32]:
+    """[BINS, D] counts of values [D, n] on equal bins from low to high; the last bin is closed, as in NumPy."""
+    neurons = len(values)
+    scale = np.divide(BINS, high - low, out=np.zeros(neurons), where=high > low)
+    place = ((values - low[:, None]) * scale[:, None]).astype(np.int64)
+    flat = np.clip(place, 0, BINS - 1) + np.arange(neurons)[:, None] * BINS
+    return np.bincount(flat.ravel(), minlength=neurons * BINS).reshape(neurons, BINS).T.astype(np.int32)

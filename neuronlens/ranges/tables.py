@@ -1,0 +1,130 @@
+"""What the fit knows, as the tables of its artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from neuronlens.ranges.normality import adjusted, normality
+from neuronlens.ranges.overlap import bhattacharyya, histogram_overlap, jaccard, polysemanticity
+from neuronlens.ranges.saliency import top_set
+from neuronlens.ranges.statistics import SiteStatistics
+
+# every one that costs little; `probe` has a column of its own that is empty unless it ranks neurons
+_SCORES = ("mean_abs", "probeless", "d_prime", "auroc", "separation", "random")
+
+
+def statistics_table(statistics: SiteStatistics, saliencies: Iterable[str]) -> pa.Table:
+    """statistics.parquet: one row per (site, concept, neuron).
+
+    Args:
+        saliencies: those that rank neurons; `probe` is fitted for its column only where it is among them.
+    """
+    neurons = np.arange(statistics.width, dtype=np.int32)
+    tables = []
+    for at, (concept, own, rest) in enumerate(
+        zip(statistics.concepts, statistics.moments, statistics.rest, strict=True)
+    ):
+        tests = normality(statistics.values[at])
+        p_values = {
+            "jarque_bera_p": own.jarque_bera,
+            "kolmogorov_smirnov_p": tests.ks_p,
+            "anderson_darling_p": tests.ad_p,
+        }
+        columns: dict[str, object] = {
+            "site": pa.array([str(statistics.site)] * statistics.width),
+            "concept": pa.array([concept] * statistics.width),
+            "neuron": neurons,
+            "n": np.full(statistics.width, own.n, dtype=np.int32),
+            "mean": own.mean,
+            "std": own.std,
+            "min": own.minimum,
+            "max": own.maximum,
+            "skewness": own.skewness,
+            "kurtosis": own.kurtosis,
+            "kolmogorov_smirnov": pa.array(tests.ks, from_pandas=True),
+            "anderson_darling": pa.array(tests.ad, from_pandas=True),
+            **{name: pa.array(p, from_pandas=True) for name, p in p_values.items()},
+            **{f"{name}_adjusted": pa.array(adjusted(p), from_pandas=True) for name, p in p_values.items()},
+            "complement_n": np.full(statistics.width, rest.n, dtype=np.int32),
+            "complement_mean": rest.mean,
+            "complement_std": rest.std,
+            **{name: statistics.saliency(name, concept) for name in _SCORES},
+            "probe": pa.array(
+                statistics.saliency("probe", concept) if "probe" in saliencies else [None] * statistics.width,
+                pa.float64(),
+            ),
+            "quantiles": _fixed_lists(statistics.quantiles[at].T),
+            "histogram_low": statistics.low,
+            "histogram_high": statistics.high,
+            "histogram": _fixed_lists(statistics.histogram[at].T),
+        }
+        tables.append(pa.table(columns))
+    return pa.concat_tables(tables)
+
+
+def overlap_table(statistics: SiteStatistics) -> pa.Table:
+    """overlap.parquet: one row per (site, pair of concepts, neuron)."""
+    pairs = list(combinations(statistics.concepts, 2))
+    count = len(pairs) * statistics.width
+    return pa.table(
+        {
+            "site": pa.array([str(statistics.site)] * count),
+            "concept": np.repeat([a for a, _ in pairs], statistics.width),
+            "other": np.repeat([b for _, b in pairs], statistics.width),
+            "neuron": np.tile(np.arange(statistics.width, dtype=np.int32), len(pairs)),
+            "histogram_overlap": histogram_overlap(statistics.histogram).reshape(-1),
+            "bhattacharyya": bhattacharyya(statistics.moments).reshape(-1),
+        }
+    )
+
+
+def polysemanticity_table(statistics: SiteStatistics, rankings: Sequence[tuple[str, float]]) -> pa.Table:
+    """polysemanticity.parquet: in how many concepts' top sets each neuron is, for every neuron that is in one.
+
+    Args:
+        rankings: saliency and share of the neurons.
+    """
+    tables = []
+    for saliency, top in rankings:
+        counts = polysemanticity(_top_sets(statistics, saliency, top), statistics.width)
+        neurons = np.flatnonzero(counts)
+        columns = {
+            "site": pa.array([str(statistics.site)] * len(neurons)),
+            "saliency": pa.array([saliency] * len(neurons)),
+            "top": np.full(len(neurons), top),
+            "neuron": neurons.astype(np.int32),
+            "concepts": counts[neurons].astype(np.int32),
+        }
+        tables.append(pa.table(columns))
+    return pa.concat_tables(tables)
+
+
+def jaccard_table(statistics: SiteStatistics, rankings: Sequence[tuple[str, float]]) -> pa.Table:
+    """jaccard.parquet: how much the top sets of two concepts share, for every ranking and pair."""
+    pairs = list(combinations(statistics.concepts, 2))
+    rows = [
+        {
+            "site": str(statistics.site),
+            "saliency": saliency,
+            "top": top,
+            "concept": a,
+            "other": b,
+            "jaccard": float(share),
+        }
+        for saliency, top in rankings
+        for (a, b), share in zip(pairs, jaccard(_top_sets(statistics, saliency, top)), strict=True)
+    ]
+    return pa.Table.from_pylist(rows)
+
+
+def _top_sets(statistics: SiteStatistics, saliency: str, top: float) -> list[npt.NDArray[np.int64]]:
+    return [top_set(scores, top) for scores in statistics.saliencies(saliency)]
+
+
+def _fixed_lists(rows: npt.NDArray[np.generic]) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(rows).reshape(-1)), rows.shape[1])

@@ -1,0 +1,123 @@
+"""The tables of the fit: every neuron once, what is not known left empty."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from neuronlens.artifact import read_table, write_table
+from neuronlens.ranges.overlap import bhattacharyya, histogram_overlap
+from neuronlens.ranges.saliency import top_set
+from neuronlens.ranges.statistics import QUANTILES, fit_statistics
+from neuronlens.ranges.tables import jaccard_table, overlap_table, polysemanticity_table, statistics_table
+from tests.ranges.sample import CONCEPTS, SITE, activations, members, of_values, others, statistics, tokens
+
+RANKINGS = [("mean_abs", 0.5), ("d_prime", 0.25), ("d_prime", 0.5)]
+
+
+def floats_without_nan(table):
+    """Names of the columns of floats, after looking for NaN in them, in what they hold that is not null."""
+    names = [field.name for field in table.schema if str(field.type) in ("double", "float")]
+    for name in names:
+        found = table[name].drop_null().to_numpy()
+        assert not np.isnan(found).any(), name
+    return names
+
+
+def test_the_statistics_table_explains_every_neuron(tmp_path):
+    found = activations()
+    ours = fit_statistics(found, SITE, ordinary=tokens())
+    write_table(tmp_path / "statistics.parquet", statistics_table(ours, ["d_prime"]))
+    table = read_table(tmp_path / "statistics.parquet")
+    assert table.num_rows == 3 * 12
+    tests = ("jarque_bera_p", "kolmogorov_smirnov_p", "anderson_darling_p")
+    assert table.column_names == [
+        *("site", "concept", "neuron", "n", "mean", "std", "min", "max", "skewness", "kurtosis"),
+        *("kolmogorov_smirnov", "anderson_darling", *tests, *(f"{name}_adjusted" for name in tests)),
+        *("complement_n", "complement_mean", "complement_std"),
+        *("mean_abs", "probeless", "d_prime", "auroc", "separation", "random", "probe"),
+        *("quantiles", "histogram_low", "histogram_high", "histogram"),
+    ]
+    rows = table.to_pylist()
+    assert [(row["concept"], row["neuron"]) for row in rows] == [(name, j) for name in CONCEPTS for j in range(12)]
+    row = rows[12 + 7]
+    own, rest = members(found, "b")[7].astype(np.float64), others(found, "b")[7].astype(np.float64)
+    assert (row["site"], row["n"], row["complement_n"]) == (str(SITE), len(own), len(rest))
+    assert (row["min"], row["max"]) == (own.min(), own.max())
+    expected = {
+        "mean": own.mean(),
+        "std": own.std(),
+        "mean_abs": np.abs(own).mean(),
+        "skewness": scipy.stats.skew(own),
+        "kurtosis": scipy.stats.kurtosis(own),
+        "complement_mean": rest.mean(),
+        "complement_std": rest.std(),
+        "probeless": abs(own.mean() - rest.mean()),
+        "separation": ours.saliency("separation", "b")[7],
+        "random": ours.saliency("random", "b")[7],
+    }
+    assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-9)
+    np.testing.assert_allclose(row["quantiles"], np.quantile(own, QUANTILES), rtol=1e-12)
+    assert sum(row["histogram"]) == len(own)
+
+
+def test_what_is_not_known_is_null_and_never_nan():
+    """Three rows are too few for a test of normality; a constant neuron has none whatever its rows."""
+    generator = np.random.default_rng(0)
+    values = generator.normal(size=(5, 46))
+    values[4] = 0.1
+    ours = fit_statistics(of_values(values, ["a"] * 3 + ["b"] * 20 + ["c"] * 23), SITE)
+    table = statistics_table(ours, ["mean_abs"])
+    names = floats_without_nan(table)
+    assert {"kolmogorov_smirnov", "anderson_darling_p_adjusted", "separation", "probe"} <= set(names)
+    for name in ("kolmogorov_smirnov", "anderson_darling", "kolmogorov_smirnov_p", "anderson_darling_p_adjusted"):
+        known = [value is not None for value in table[name].to_pylist()]
+        assert known == [False] * 5 + ([True] * 4 + [False]) * 2, name
+    for name in ("mean", "std", "skewness", "kurtosis", "d_prime", "auroc", "separation"):
+        assert table[name].null_count == 0, name
+
+
+def test_the_probe_has_a_column_that_is_empty_unless_it_ranks():
+    ours = statistics()
+    without, ranked = (statistics_table(ours, names)["probe"] for names in (["d_prime"], ["probe"]))
+    assert without.null_count == len(without)
+    np.testing.assert_array_equal(ranked.to_numpy(), ours.saliencies("probe").reshape(-1))
+    assert without.type == ranked.type, "tables of several sites are put together"
+
+
+def test_the_overlap_table_has_every_pair_and_neuron_once():
+    ours = statistics()
+    table = overlap_table(ours)
+    floats_without_nan(table)
+    pairs = list(combinations(CONCEPTS, 2))
+    keys = list(zip(table["concept"].to_pylist(), table["other"].to_pylist(), table["neuron"].to_pylist(), strict=True))
+    assert keys == [(*pair, neuron) for pair in pairs for neuron in range(12)]
+    np.testing.assert_array_equal(
+        table["histogram_overlap"].to_numpy().reshape(3, 12), histogram_overlap(ours.histogram)
+    )
+    np.testing.assert_array_equal(table["bhattacharyya"].to_numpy().reshape(3, 12), bhattacharyya(ours.moments))
+
+
+def test_polysemanticity_counts_the_top_sets_a_neuron_is_in():
+    ours = statistics()
+    rows = polysemanticity_table(ours, RANKINGS).to_pylist()
+    for saliency, top in RANKINGS:
+        sets = [set(top_set(ours.saliency(saliency, name), top).tolist()) for name in CONCEPTS]
+        expected = {j: sum(j in chosen for chosen in sets) for j in set().union(*sets)}
+        found = {row["neuron"]: row["concepts"] for row in rows if (row["saliency"], row["top"]) == (saliency, top)}
+        assert found == expected
+
+
+def test_the_jaccard_table_compares_top_sets_pair_by_pair():
+    ours = statistics()
+    rows = jaccard_table(ours, RANKINGS).to_pylist()
+    assert len(rows) == len(RANKINGS) * 3
+    for row in rows:
+        one, two = (
+            set(top_set(ours.saliency(row["saliency"], row[name]), row["top"]).tolist())
+            for name in ("concept", "other")
+        )
+        assert row["jaccard"] == pytest.approx(len(one & two) / len(one | two))

@@ -1,0 +1,48 @@
+"""The documentation names what the tables hold."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from neuronlens.config import Config
+from neuronlens.evaluation.contrasts import EFFECTS
+from neuronlens.evaluation.measure import MEASURED
+from neuronlens.evaluation.questions import COLUMNS as QUESTIONS
+from neuronlens.evaluation.sweep import IDENTITY, PERPLEXITY
+from neuronlens.interventions.operators import OPERATORS
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+NAMED = {
+    name: set(re.findall(r"`([^`\n]+)`", (DOCS / name).read_text(encoding="utf-8")))
+    for name in ("method.md", "artifacts.md")
+}
+
+
+def told(page: str, column: str) -> bool:
+    """Whether a column stands on a page, by its own name or by the patterns that the page explains."""
+    plain = re.sub(r"_(low|high)$", "", column)
+    grouped = re.sub(r"(^|_)(target|complement)_", r"\1GROUP_", plain)
+    return bool({column, plain, grouped} & NAMED[page])
+
+
+@pytest.mark.parametrize("column", [*MEASURED, *PERPLEXITY, *QUESTIONS])
+def test_every_measured_column_is_explained(column):
+    assert told("method.md", column)
+    assert told("artifacts.md", column)
+
+
+@pytest.mark.parametrize("column", [*IDENTITY, *EFFECTS])
+def test_every_column_that_says_what_was_done_is_listed(column):
+    assert told("artifacts.md", column)
+
+
+def test_every_operator_and_kind_of_range_is_explained():
+    tuned = Config().interventions.tuned
+    assert tuned is not None
+    kinds = {"gaussian", "quantile", "discriminative", "full", *tuned.gate}
+    page = (DOCS / "method.md").read_text(encoding="utf-8")
+    for name in (*OPERATORS, *kinds, *Config().interventions.controls):
+        assert re.search(rf"\b{name}\b", page), name
