@@ -33,3 +33,14 @@ def test_the_make_targets_exist() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
     named = set(re.findall(r"\bmake ([a-z]+)\b", README))
     assert {"audit", "test"} <= named <= targets
+
+
+def test_the_table_of_methods_is_the_benchmarks() -> None:
+    """benchmarks/selectivity.md is written by the command that the README names beside the table."""
+    written = (ROOT / "benchmarks/selectivity.md").read_text(encoding="utf-8")
+    rows = [line for line in README.splitlines() if line.startswith("| ") and " / " in line]
+    assert len(rows) >= 4
+    assert [row for row in rows if row.rstrip("|") not in written] == []
+    counts = set(re.findall(r"\d+ of 1[78]\b", README.partition("## What it finds")[2].partition("\n## ")[0]))
+    assert counts
+    assert [count for count in counts if f"in {count} comparisons" not in written] == []
