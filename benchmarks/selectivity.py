@@ -40,7 +40,7 @@ from neuronlens.evaluation.measure import measure
 from neuronlens.evaluation.methods import Method, by_place, distinct
 from neuronlens.evaluation.scoring import RowScores, document_losses, score_rows
 from neuronlens.example import Example, make_example
-from neuronlens.ranges.fit import Ranges, fit_ranges, sweep_ranges
+from neuronlens.ranges.fit import Ranges, candidate_ranges, sweep_ranges
 from neuronlens.ranges.leace import Erasure, fit_erasures
 from neuronlens.ranges.statistics import SiteStatistics, fit_statistics
 from neuronlens.stages import run_stage
@@ -211,20 +211,7 @@ def _methods(config: Config, audit: Path) -> tuple[list[Method], list[Method]]:
 def _alternatives(statistics: SiteStatistics) -> Iterator[Method]:
     """Every alternative's settings; the role says whose they are."""
     for (name, asked), concept in product(ALTERNATIVES.items(), statistics.concepts):
-        for kind, tau, threshold, saliency, top, gate in product(
-            asked.ranges, asked.tau, asked.threshold, asked.saliency, asked.top, asked.gate
-        ):
-            found = fit_ranges(
-                statistics,
-                concept,
-                saliency=saliency,
-                top=top,
-                kind=kind,
-                tau=tau,
-                threshold=threshold,
-                gate=gate,
-                role=name,
-            )
+        for found in candidate_ranges(statistics, concept, asked, asked.saliency, asked.gate, name):
             yield from (Method(found, operator) for operator in asked.operators)
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from neuronlens.checkpoint import Checkpoint
 from neuronlens.config import DatasetParams, Scoring
-from neuronlens.dataset import Question
 from neuronlens.errors import ConfigError, DatasetError
+from neuronlens.questions import Question
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -11,8 +11,9 @@ from pathlib import Path
 from neuronlens.artifact import write_table
 from neuronlens.checkpoint import Checkpoint, open_checkpoint
 from neuronlens.config import Config
-from neuronlens.dataset import SPLITS, Dataset, open_dataset, read_documents, read_questions
+from neuronlens.dataset import SPLITS, Dataset, open_dataset, read_documents
 from neuronlens.encoding import Labels, encode_questions, encoder_for, resolve_labels
+from neuronlens.questions import read_questions
 from neuronlens.sites import Site, expand_sites, layer_count, site_width, top_count
 
 

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuronlens.config import DatasetParams
-from neuronlens.dataset import Question
 from neuronlens.encoding import (
     DEFAULT_PROMPT,
     Encoder,
@@ -21,6 +20,7 @@ from neuronlens.encoding import (
     resolve_labels,
 )
 from neuronlens.errors import ConfigError, DatasetError
+from neuronlens.questions import Question
 from tests.models import CLASSIFIERS, CONCEPTS, FAMILIES, LANGUAGE_MODELS, WORDS, tokenizer
 
 BYTES, PIECES = tokenizer("gpt2"), tokenizer("bert")

@@ -12,12 +12,12 @@ from neuronlens.activations.batching import iterate, pad_id_of, token_budget_bat
 from neuronlens.activations.readout import deciding_logits
 from neuronlens.checkpoint import Checkpoint
 from neuronlens.config import Config
-from neuronlens.dataset import read_questions
 from neuronlens.encoding import Asked, encode_questions
 from neuronlens.evaluation.scoring import all_passes
 from neuronlens.evaluation.uncertainty import wilson
 from neuronlens.interventions.edit import Edit
 from neuronlens.progress import track
+from neuronlens.questions import read_questions
 
 COLUMNS = ("questions_accuracy", "questions_accuracy_low", "questions_accuracy_high", "base_questions_accuracy")
 

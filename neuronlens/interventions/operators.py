@@ -42,17 +42,17 @@ class Target:
 Operator = Callable[[torch.Tensor, Target, float], torch.Tensor]
 
 
-def zero(values: torch.Tensor, target: Target, number: float) -> torch.Tensor:  # noqa: ARG001  (operators share one signature)
+def zero(values: torch.Tensor, target: Target, number: float) -> torch.Tensor:
     """0 (paper)."""
     return torch.zeros_like(values)
 
 
-def mean(values: torch.Tensor, target: Target, number: float) -> torch.Tensor:  # noqa: ARG001
+def mean(values: torch.Tensor, target: Target, number: float) -> torch.Tensor:
     """The mean activation of all fit rows (mean ablation)."""
     return target.pooled_mean.expand_as(values)
 
 
-def complement_mean(values: torch.Tensor, target: Target, number: float) -> torch.Tensor:  # noqa: ARG001
+def complement_mean(values: torch.Tensor, target: Target, number: float) -> torch.Tensor:
     """The mean activation of the other concepts."""
     return target.complement_mean.expand_as(values)
 
@@ -69,18 +69,18 @@ def dampen(values: torch.Tensor, target: Target, number: float) -> torch.Tensor:
     return torch.where(bounded, values * number * share, 0.0)
 
 
-def scale(values: torch.Tensor, target: Target, number: float) -> torch.Tensor:  # noqa: ARG001
+def scale(values: torch.Tensor, target: Target, number: float) -> torch.Tensor:
     """values * number."""
     return values * number
 
 
-def clamp(values: torch.Tensor, target: Target, number: float) -> torch.Tensor:  # noqa: ARG001
+def clamp(values: torch.Tensor, target: Target, number: float) -> torch.Tensor:
     """The nearest bound of the range; the middle goes down. A whole neuron has no bound and stays as it is."""
     nearest = torch.where(values - target.lower <= target.upper - values, target.lower, target.upper)
     return torch.where(torch.isfinite(nearest), nearest, values)
 
 
-def transport(values: torch.Tensor, target: Target, number: float) -> torch.Tensor:  # noqa: ARG001
+def transport(values: torch.Tensor, target: Target, number: float) -> torch.Tensor:
     """complement_mean + (values - mean) * complement_std / std: the optimal map from the concept's Gaussian to the complement's.
 
     A neuron that is constant on the concept has no spread to map; it moves to the complement's mean.

@@ -180,9 +180,9 @@ def sweep_ranges(statistics: SiteStatistics, config: Config) -> list[Ranges]:
     asked = config.interventions
     found: list[Ranges] = []
     for concept in statistics.concepts:
-        found += _candidates(statistics, concept, asked, config.fit.saliency, ("none",), "sweep")
+        found += candidate_ranges(statistics, concept, asked, config.fit.saliency, ("none",), "sweep")
         if asked.tuned is not None:
-            found += _candidates(statistics, concept, asked.tuned, asked.tuned.saliency, asked.tuned.gate, "tuned")
+            found += candidate_ranges(statistics, concept, asked.tuned, asked.tuned.saliency, asked.tuned.gate, "tuned")
     known = {(ranges.concept, _label(ranges)): ranges for ranges in found}
     controls: dict[tuple[str, str], Ranges] = {}
     for ranges in found:
@@ -192,7 +192,7 @@ def sweep_ranges(statistics: SiteStatistics, config: Config) -> list[Ranges]:
     return [*found, *controls.values()]
 
 
-def _candidates(
+def candidate_ranges(
     statistics: SiteStatistics,
     concept: str,
     asked: InterventionParams | TunedParams,
@@ -200,6 +200,13 @@ def _candidates(
     gates: Sequence[Gate],
     role: str,
 ) -> Iterator[Ranges]:
+    """Every set of ranges that lists of values ask for, for a concept.
+
+    Args:
+        asked: kinds of range, widths, thresholds and shares of the neurons.
+        saliencies, gates: rankings and gates.
+        role: which list it was.
+    """
     for top, kind in product(asked.top, asked.ranges):
         taus: Sequence[float | None] = asked.tau if kind in ("gaussian", "quantile") else (None,)
         thresholds: Sequence[float | None] = asked.threshold if kind == "discriminative" else (None,)

@@ -29,12 +29,12 @@ PROBE_LASSO_SHARE = 5e-4 / PROBE_PENALTY
 PROBE_TOLERANCE = 3e-3
 
 
-def mean_abs(concept: Moments, rest: Moments) -> Array:  # noqa: ARG001  (saliencies share one signature)
+def mean_abs(concept: Moments, rest: Moments) -> Array:
     """[D] mean |a| over the concept's rows (the reference's). It has no contrast: a few massive dimensions top every concept."""
     return concept.mean_abs
 
 
-def mean(concept: Moments, rest: Moments) -> Array:  # noqa: ARG001
+def mean(concept: Moments, rest: Moments) -> Array:
     """[D] mean activation of the concept's rows, with its sign: neurons that the concept drives up come first. No contrast either."""
     return concept.mean
 

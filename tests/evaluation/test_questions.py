@@ -12,13 +12,13 @@ import torch
 from neuronlens.activations.extract import collect_activations
 from neuronlens.checkpoint import load_checkpoint
 from neuronlens.config import Config
-from neuronlens.dataset import Question
 from neuronlens.encoding import encode_questions, question_prompt
 from neuronlens.evaluation.methods import Method
 from neuronlens.evaluation.questions import COLUMNS, question_columns, question_facts, score_questions
 from neuronlens.evaluation.sweep import evaluate_methods
 from neuronlens.evaluation.uncertainty import wilson
 from neuronlens.interventions.edit import Intervention
+from neuronlens.questions import Question
 from neuronlens.ranges.fit import fit_ranges
 from neuronlens.ranges.statistics import fit_statistics
 from neuronlens.sites import Site
