@@ -275,8 +275,7 @@ def combine(runs: Mapping[tuple[str, int], Findings]) -> dict[str, list[Row]]:
         matched.append(
             key
             | {"reached": sum(row["concepts"] for row in rows), "pairs": sum(concepts)}
-            # the columns are named for the tuned method, whichever stands in its place
-            | {"method_reaches": sum(row["tuned_reaches"] for row in rows)}
+            | {"method_reaches": sum(row["method_reaches"] for row in rows)}
             | {"other_reaches": sum(row["other_reaches"] for row in rows)}
             | {name: _averaged(rows, name, ("_low", "_high")) for name in ("selectivity", "log_perplexity")}
         )

@@ -74,7 +74,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "interventions": {
             "ranges": ["gaussian", "full"],
             "tau": [2.0, 2.5],
-            "top": [0.1, 0.3],
+            "top": [0.1, 0.3, 0.6, 1.0],
             "operators": ["zero"],
             "positions": "all",
             "controls": ["random_neurons", "random_ranges", "other_concept", "leace"],
@@ -82,9 +82,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "tuned": {
                 "ranges": ["gaussian", "discriminative"],
                 "tau": [2.0],
-                "threshold": [1.0],
-                "saliency": ["d_prime"],
-                "top": [0.3, 0.6],
+                "threshold": [1.0, 2.0],
+                "saliency": ["separation"],
+                "top": [0.1, 0.3, 0.6],
                 "gate": ["agreement"],
                 "operators": ["steer:-0.5", "steer:-1", "steer:-2"],
             },
@@ -212,9 +212,9 @@ class TunedParams(_Section):
 
     ranges: Sweep[RangeKind] = Field(default=("gaussian", "discriminative"), description="kinds of range")
     tau: Sweep[Tau] = Field(default=(2.0,), description="half-width of gaussian and quantile ranges")
-    threshold: Sweep[Tau] = Field(default=(1.0,), description="density ratio of discriminative ranges")
-    saliency: Sweep[Saliency] = Field(default=("d_prime",), description="rankings of the neurons")
-    top: Sweep[Share] = Field(default=(0.3, 0.6), description="share of a site's neurons that is edited")
+    threshold: Sweep[Tau] = Field(default=(1.0, 2.0), description="density ratio of discriminative ranges")
+    saliency: Sweep[Saliency] = Field(default=("separation",), description="rankings of the neurons")
+    top: Sweep[Share] = Field(default=(0.1, 0.3, 0.6), description="share of a site's neurons that is edited")
     gate: Sweep[Gate] = Field(
         default=("agreement",),
         description="agreement: edit a token only where the neurons together say it is the concept",
@@ -238,7 +238,7 @@ class InterventionParams(_Section):
     threshold: Sweep[Tau] = Field(
         default=(1.0,), description="least ratio of the concept's density to the others' in a discriminative range"
     )
-    top: Sweep[Share] = Field(default=(0.1, 0.3), description="share of a site's neurons that is edited")
+    top: Sweep[Share] = Field(default=(0.1, 0.3, 0.6, 1.0), description="share of a site's neurons that is edited")
     operators: Sweep[Operator] = Field(
         default=("zero",),
         description="zero, mean, complement_mean, clamp, transport, dampen or dampen:FACTOR, scale:FACTOR, steer:ALPHA",

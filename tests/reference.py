@@ -4,6 +4,7 @@ statistics by NumPy. It shares no line with the library, so that where the two a
 
 from __future__ import annotations
 
+import itertools
 import math
 from contextlib import contextmanager
 from typing import Any
@@ -155,29 +156,32 @@ def holds(intervals, value):
 
 
 def evidence(token, ranges, weights):
-    """What the neurons together say of a token [D], added up in single precision."""
-    total = np.float32(0)
+    """What the neurons together say of a token [D], against each of the others, added up in single precision."""
+    totals = [np.float32(0)] * len(next(iter(weights.values())))
     for neuron, intervals in ranges.items():
-        total += weights[neuron][0 if holds(intervals, token[neuron]) else 1]
-    return total
+        which = 0 if holds(intervals, token[neuron]) else 1
+        totals = [total + pair[which] for total, pair in zip(totals, weights[neuron], strict=True)]
+    return totals
 
 
 def agreement(groups, ranges):
-    """The gate: neuron -> (evidence inside, evidence outside), and the least sum of a token that is edited."""
+    """The gate: neuron -> (evidence inside, evidence outside) against each other group, and the least sums of a token that is edited."""
     weights = {}
     for neuron, intervals in ranges.items():
-        own, *others = (np.mean([holds(intervals, token[neuron]) for token in group]) for group in groups if len(group))
-        own, rest = (min(max(share, 0.01), 0.99) for share in (own, max(others)))
-        exact = math.log(own / rest), math.log((1 - own) / (1 - rest))
-        weights[neuron] = tuple(round(part * 256) / 256 for part in exact)  # whole steps add up alike in every order
+        shares = [np.mean([holds(intervals, token[neuron]) for token in group]) for group in groups if len(group)]
+        own, *others = (min(max(share, 0.01), 0.99) for share in shares)
+        exact = [(math.log(own / rest), math.log((1 - own) / (1 - rest))) for rest in others]
+        # whole steps add up alike in every order
+        weights[neuron] = [tuple(round(part * 256) / 256 for part in pair) for pair in exact]
     sums = [np.array([evidence(token, ranges, weights) for token in group]) for group in groups if len(group)]
-
-    def gain(least):
-        own, *others = ((found >= least).mean() for found in sums)
-        return own - max(others)
-
-    candidates = np.unique(np.quantile(sums[0], np.linspace(0, 1, 201), method="lower"))
-    return weights, max(candidates, key=gain)
+    tried = [np.unique(np.quantile(column, np.linspace(0, 1, 201), method="lower")) for column in sums[0].T]
+    found = []
+    for least in itertools.product(*tried):
+        own, *others = ((group >= np.array(least)).all(axis=1).mean() for group in sums)
+        found.append((own, own - max(others), least))
+    best = max(worth for _, worth, _ in found)
+    # of those nearly as good as the best, what lets through most of the concept; then the best of them, then the first
+    return weights, max((one for one in found if one[1] >= best - 0.02), key=lambda one: one[:2])[2]
 
 
 def edited(value, interval, operator, mean, rest):
@@ -200,7 +204,7 @@ def masking(ranges, gate, operator, mean, rest):
 
     def change(token):
         new, changed = token.copy(), 0
-        if gate is None or evidence(token, ranges, gate[0]) >= gate[1]:
+        if gate is None or (np.array(evidence(token, ranges, gate[0])) >= gate[1]).all():
             for neuron, intervals in ranges.items():
                 for interval in intervals:
                     if holds([interval], token[neuron]):

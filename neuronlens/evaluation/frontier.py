@@ -237,7 +237,7 @@ def _differences(
         ]
         row: dict[str, Any] = {"site": site, "measure": measure, "against": other, "target_drop": level}
         row["concepts"] = len(both)
-        row["tuned_reaches"] = sum(bool(np.isfinite(part.complement[place, 0])) for part in tuned.values())
+        row["method_reaches"] = sum(bool(np.isfinite(part.complement[place, 0])) for part in tuned.values())
         row["other_reaches"] = sum(bool(np.isfinite(part.complement[place, 0])) for part in against.values())
         for name, sign in (("complement", -1), ("log_perplexity", 1)):
             column = "selectivity" if name == "complement" else name
@@ -288,7 +288,7 @@ def _matched_schema() -> pa.Schema:
         [
             *((name, pa.string()) for name in ("site", "measure", "against")),
             ("target_drop", pa.float64()),
-            *((name, pa.int32()) for name in ("concepts", "tuned_reaches", "other_reaches")),
+            *((name, pa.int32()) for name in ("concepts", "method_reaches", "other_reaches")),
             *_numbers("selectivity", "log_perplexity"),
         ]
     )

@@ -93,7 +93,7 @@ class Method:
             return "leace", self.ranges.site, self.ranges.concept, self.positions
         ranges, gate = self.ranges, self.ranges.agreement
         arrays = (ranges.neurons, ranges.lower, ranges.upper, ranges.mean, ranges.std, ranges.complement_mean)
-        evidence = () if gate is None else (gate.inside.tobytes(), gate.outside.tobytes(), gate.threshold)
+        evidence = () if gate is None else (gate.inside.tobytes(), gate.outside.tobytes(), gate.threshold.tobytes())
         content = tuple(array.tobytes() for array in (*arrays, ranges.complement_std, ranges.pooled_mean))
         return ranges.site, self.operator, self.positions, content, evidence
 

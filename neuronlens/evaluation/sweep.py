@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from neuronlens.config import Config
 from neuronlens.dataset import Dataset, read_dataset, read_documents
 from neuronlens.evaluation.choice import FAMILIES, choose, members
 from neuronlens.evaluation.contrasts import contrasts_table
-from neuronlens.evaluation.frontier import Losses, frontier_tables
+from neuronlens.evaluation.frontier import Losses, frontier_tables, walked
 from neuronlens.evaluation.measure import MEASURED, SELECTIVITY, adjust, measure
 from neuronlens.evaluation.methods import Method, by_place, distinct, read_methods
 from neuronlens.evaluation.questions import COLUMNS as QUESTION_COLUMNS
@@ -57,12 +58,16 @@ def evaluate(config: Config, inputs: Mapping[str, Path], out: Path) -> dict[str,
     if candidates and "validation" in dataset.split:
         tried = _Scored(checkpoint, dataset, candidates, config, "validation")
     chosen = _choices(candidates, tried)
-    # of the tuned method's controls only those of the candidates that were chosen are of use
+    # test rows see those candidates that the validation rows chose or put on a path, and the controls of what was chosen
     mirrored = [candidates[i] for (_, _, family), i in chosen.items() if family == "tuned"]
+    walks = {} if tried is None else walked(candidates, tried.scores, tried.places)
+    of_use = {id(candidates[i]) for i in (*chosen.values(), *chain(*walks.values()))}
     methods = [
         method
         for method in known
-        if method.role == "sweep" or not method.is_control or any(method.mirrors(other) for other in mirrored)
+        if method.role == "sweep"
+        or id(method) in of_use
+        or (method.is_control and any(method.mirrors(other) for other in mirrored))
     ]
     judged = _Scored(checkpoint, dataset, methods, config, "test")
     losses = _losses(checkpoint, judged.edits, config)
@@ -78,10 +83,12 @@ def evaluate(config: Config, inputs: Mapping[str, Path], out: Path) -> dict[str,
         write_table(out / "contrasts.parquet", contrasts_table(judged.scores, edits))
     if tried is not None:
         write_table(out / "validation.parquet", tried.table(config.seed))
+        judgeable = {*map(id, methods)}
+        run = [method for method in candidates if id(method) in judgeable]
         frontier, matched = frontier_tables(
-            candidates,
-            (tried.scores, tried.places),
-            (judged.scores, judged.of(candidates)),
+            run,
+            (tried.scores, tried.of(run)),
+            (judged.scores, judged.of(run)),
             losses,
             resamples=config.evaluate.bootstrap,
             seed=config.seed,

@@ -65,8 +65,8 @@ class Intervention:
         positions: `all` real tokens at every step; `last`, the last prompt token; `prompt`; `generated`; `pooled`, where
             activations are read.
         pooling: what `pooled` means.
-        evidence: [2, K] nats for a neuron in its range and for one outside, where the neurons must agree; else None.
-        threshold: least sum of the evidence of a token that is edited.
+        evidence: [2, B, K] nats for a neuron in its range and for one outside, where the neurons must agree; else None.
+        threshold: [B] least sums of the evidence of a token that is edited.
     """
 
     site: Site
@@ -78,7 +78,7 @@ class Intervention:
     positions: Positions = "all"
     pooling: Pooling = "auto"
     evidence: torch.Tensor | None = None
-    threshold: float = 0.0
+    threshold: torch.Tensor | None = None
 
     @classmethod
     def of(
@@ -101,7 +101,7 @@ class Intervention:
             positions,
             pooling,
             None if gate is None else torch.from_numpy(np.stack([gate.inside, gate.outside])),
-            0.0 if gate is None else gate.threshold,
+            None if gate is None else torch.from_numpy(gate.threshold),
         )
 
     @property
@@ -118,6 +118,7 @@ class Intervention:
             upper=self.upper.to(device),
             target=self.target.to(device),
             evidence=None if self.evidence is None else self.evidence.to(device),
+            threshold=None if self.threshold is None else self.threshold.to(device),
         )
 
     def idle(self) -> Intervention:
@@ -149,9 +150,9 @@ class Intervention:
             target = replace(self.target, lower=lower, upper=upper)
             new = torch.where(here, OPERATORS[name](values, target, number), new)
             inside |= here
-        if self.evidence is not None:
-            evidence = torch.where(inside, self.evidence[0], self.evidence[1]).sum(dim=-1)
-            tokens = tokens & (evidence >= self.threshold)
+        if self.evidence is not None and self.threshold is not None:
+            for inward, outward, least in zip(*self.evidence, self.threshold, strict=True):
+                tokens = tokens & (torch.where(inside, inward, outward).sum(dim=-1) >= least)
         inside &= tokens[..., None]
         edited = hidden.clone()
         edited[..., self.neurons] = torch.where(inside, new.to(hidden.dtype), picked)

@@ -166,8 +166,8 @@ def _matched(rows: Sequence[Mapping[str, Any]], measure: str, effect: str) -> tu
     verdict = 1 if better == len(known) else -1 if worse and not better else 0
     levels = ", ".join(f"{points(row['target_drop'])} ({_level(row, effect)})" for row in known)
     reach = (
-        max(row["target_drop"] for row in rows if row["tuned_reaches"])
-        if any(row["tuned_reaches"] for row in rows)
+        max(row["target_drop"] for row in rows if row["method_reaches"])
+        if any(row["method_reaches"] for row in rows)
         else 0.0
     )
     theirs = max((row["target_drop"] for row in rows if row["other_reaches"]), default=0.0)

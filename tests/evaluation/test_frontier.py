@@ -165,7 +165,7 @@ def test_a_family_against_itself_differs_by_nothing():
     found = [row for row in matched.to_pylist() if row["against"] == "paper" and row["concepts"]]
     assert found
     for row in found:
-        assert row["tuned_reaches"] == row["other_reaches"] == row["concepts"]
+        assert row["method_reaches"] == row["other_reaches"] == row["concepts"]
         for name in ("selectivity", "log_perplexity"):
             assert [row[f"{name}{end}"] for end in ("", "_low", "_high")] == [0, 0, 0]
 
@@ -181,7 +181,7 @@ def test_the_difference_is_a_mean_over_the_concepts_that_both_reach():
         for row in matched.to_pylist()
         if (row["measure"], row["against"], row["target_drop"]) == ("accuracy", "paper", 0.5)
     )
-    assert (found["concepts"], found["tuned_reaches"], found["other_reaches"]) == (1, 2, 1)
+    assert (found["concepts"], found["method_reaches"], found["other_reaches"]) == (1, 2, 1)
     assert found["selectivity"] == pytest.approx(0.2), "what the complement is spared"
     assert found["selectivity_low"] <= found["selectivity"] <= found["selectivity_high"]
     whole = [row for row in matched.to_pylist() if row["against"] == "whole"]

@@ -333,7 +333,7 @@ def test_the_stage_writes_every_table(audit, with_validation, family):
     ]
     compared = [f"{name}{end}" for name in ("selectivity", "log_perplexity") for end in ("", "_low", "_high")]
     assert read_table(folder / "matched.parquet").schema.names == [
-        *("site", "measure", "against", "target_drop", "concepts", "tuned_reaches", "other_reaches", *compared)
+        *("site", "measure", "against", "target_drop", "concepts", "method_reaches", "other_reaches", *compared)
     ]
     assert read_table(folder / "contrasts.parquet").schema.names == [
         *("site", "method", "against", "effect", "concepts", "mean", "low", "high")

@@ -154,7 +154,7 @@ def matched_table(site: str, gain: float, *, width: float = 0.05, reached: int =
         ("accuracy", "confidence"), ("paper", "whole"), enumerate((0.1, 0.25, 0.5, 0.75, 0.9))
     ):
         row: dict[str, Any] = {"site": site, "measure": measure, "against": against, "target_drop": level}
-        row |= {"concepts": 6 * (place < reached), "tuned_reaches": 6, "other_reaches": 6 * (place < reached)}
+        row |= {"concepts": 6 * (place < reached), "method_reaches": 6, "other_reaches": 6 * (place < reached)}
         for name, sign in (("selectivity", 1), ("log_perplexity", -1)):
             ends = {"": gain, "_low": gain - width, "_high": gain + width}
             low, high = sorted((sign * ends["_low"], sign * ends["_high"]))
