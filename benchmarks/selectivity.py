@@ -40,8 +40,9 @@ from neuronlens.evaluation.measure import measure
 from neuronlens.evaluation.methods import Method, by_place, distinct
 from neuronlens.evaluation.scoring import RowScores, document_losses, score_rows
 from neuronlens.example import Example, make_example
-from neuronlens.ranges.fit import Ranges, candidate_ranges, sweep_ranges
+from neuronlens.ranges.fit import candidate_ranges, sweep_ranges
 from neuronlens.ranges.leace import Erasure, fit_erasures
+from neuronlens.ranges.selection import Ranges
 from neuronlens.ranges.statistics import SiteStatistics, fit_statistics
 from neuronlens.stages import run_stage
 

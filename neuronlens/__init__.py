@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from neuronlens.evaluation.sweep import evaluate_methods as evaluate_methods
     from neuronlens.interventions.edit import Intervention as Intervention
     from neuronlens.interventions.edit import edit as edit
-    from neuronlens.ranges.fit import fit_ranges as fit_ranges
+    from neuronlens.ranges.selection import fit_ranges as fit_ranges
     from neuronlens.ranges.statistics import fit_statistics as fit_statistics
 
 _HOMES = {
@@ -38,7 +38,7 @@ _HOMES = {
     "collect_activations": "activations.extract",
     "edit": "interventions.edit",
     "evaluate_methods": "evaluation.sweep",
-    "fit_ranges": "ranges.fit",
+    "fit_ranges": "ranges.selection",
     "fit_statistics": "ranges.statistics",
     "load_checkpoint": "checkpoint",
     "load_config": "config",

@@ -25,8 +25,9 @@ from neuronlens.dataset import load_dataset
 from neuronlens.errors import NonFiniteActivationError
 from neuronlens.evaluation.sweep import Method, evaluate_methods
 from neuronlens.interventions.edit import Intervention
-from neuronlens.ranges.fit import fit_ranges, read_ranges
+from neuronlens.ranges.selection import fit_ranges
 from neuronlens.ranges.statistics import fit_statistics
+from neuronlens.ranges.tables import read_ranges
 from neuronlens.stages import STAGES, run_stage
 from tests.conftest import labelled, sentences
 from tests.models import CONCEPTS, INNER, WORDS, random_model, tokenizer

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neuronlens.evaluation.methods import Method
-from neuronlens.ranges.fit import Ranges
+from neuronlens.ranges.selection import Ranges
 
 Array = npt.NDArray[np.float64]
 

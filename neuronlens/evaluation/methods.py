@@ -9,8 +9,9 @@ from typing import Any
 
 from neuronlens.config import Config, Pooling, Positions
 from neuronlens.interventions.edit import Edit, Intervention, LinearErasure
-from neuronlens.ranges.fit import Ranges, read_ranges
 from neuronlens.ranges.leace import Erasure, read_erasures
+from neuronlens.ranges.selection import Ranges
+from neuronlens.ranges.tables import read_ranges
 
 CONTROLS = ("random_neurons", "random_ranges", "other_concept")
 

@@ -15,8 +15,8 @@ from neuronlens.activations.tokens import TokenTracker, resolve_pooling
 from neuronlens.config import Pooling, Positions
 from neuronlens.errors import NeuronLensError
 from neuronlens.interventions.operators import OPERATORS, Target, parse_operator
-from neuronlens.ranges.fit import Ranges
 from neuronlens.ranges.leace import Erasure
+from neuronlens.ranges.selection import Ranges
 from neuronlens.sites import Site, resolve
 
 if TYPE_CHECKING:

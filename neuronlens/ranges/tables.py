@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from neuronlens.artifact import read_table
+from neuronlens.ranges.agreement import Agreement
 from neuronlens.ranges.normality import adjusted, normality
 from neuronlens.ranges.overlap import bhattacharyya, histogram_overlap, jaccard, polysemanticity
 from neuronlens.ranges.saliency import top_set
+from neuronlens.ranges.selection import Ranges
 from neuronlens.ranges.statistics import SiteStatistics
+from neuronlens.sites import Site
 
 # every one that costs little; `probe` has a column of its own that is empty unless it ranks neurons
 _SCORES = ("mean_abs", "probeless", "d_prime", "auroc", "separation", "random")
+# of ranges: what a row is of, and the numbers that each neuron has
+_KEY = ("site", "concept", "role", "saliency", "top", "range", "base", "tau", "threshold", "gate")
+_PER_NEURON = (
+    *("dose_target", "dose_complement", "dose_ordinary"),
+    *("mean", "std", "complement_mean", "complement_std", "pooled_mean"),
+)
 
 
 def statistics_table(statistics: SiteStatistics, saliencies: Iterable[str]) -> pa.Table:
@@ -65,6 +76,66 @@ def statistics_table(statistics: SiteStatistics, saliencies: Iterable[str]) -> p
         }
         tables.append(pa.table(columns))
     return pa.concat_tables(tables)
+
+
+def ranges_table(found: Sequence[Ranges]) -> pa.Table:
+    """The artifact ranges.parquet: one row per set of ranges and selected neuron, in order of saliency."""
+    tables = []
+    for part in found:
+        count, gate = len(part.neurons), part.agreement
+        columns: dict[str, object] = {
+            "site": pa.array([str(part.site)] * count),
+            "concept": pa.array([part.concept] * count),
+            "role": pa.array([part.role] * count),
+            "saliency": pa.array([part.saliency] * count),
+            "top": np.full(count, part.top),
+            "range": pa.array([part.kind] * count),
+            "base": pa.array([part.base] * count),
+            "tau": pa.array([part.tau] * count, pa.float64()),
+            "threshold": pa.array([part.threshold] * count, pa.float64()),
+            "gate": pa.array([part.gate] * count),
+            "neuron": part.neurons.astype(np.int32),
+            "lower": pa.array(list(part.lower), pa.list_(pa.float32())),
+            "upper": pa.array(list(part.upper), pa.list_(pa.float32())),
+            **{name: pa.array(getattr(part, name), from_pandas=True) for name in _PER_NEURON},
+            "evidence_inside": pa.array(gate.inside if gate else [None] * count, pa.float32()),
+            "evidence_outside": pa.array(gate.outside if gate else [None] * count, pa.float32()),
+            "gate_threshold": pa.array([gate.threshold if gate else None] * count, pa.float64()),
+        }
+        tables.append(pa.table(columns))
+    return pa.concat_tables(tables)
+
+
+def read_ranges(file: Path) -> list[Ranges]:
+    """The ranges that the stage `fit` wrote, one per method and concept, in the order they were written."""
+    table = read_table(file)
+    keys = list(zip(*(table[name].to_pylist() for name in _KEY), strict=True))
+    edges = [i for i in range(len(keys)) if i == 0 or keys[i] != keys[i - 1]] + [len(keys)]
+    found = []
+    for start, end in pairwise(edges):
+        site, concept, role, saliency, top, kind, base, tau, threshold, gate = keys[start]
+        part = table.slice(start, end - start)
+        lower, upper = (np.array(part[name].to_pylist(), dtype=np.float32) for name in ("lower", "upper"))
+        numbers = {name: part[name].to_numpy() for name in (*_PER_NEURON, "evidence_inside", "evidence_outside")}
+        agreement = None
+        if gate != "none":
+            agreement = Agreement(
+                numbers["evidence_inside"].astype(np.float32),
+                numbers["evidence_outside"].astype(np.float32),
+                part["gate_threshold"][0].as_py(),
+            )
+        neurons = part["neuron"].to_numpy().astype(np.int64)
+        others = {name: numbers[name].astype(np.float64) for name in _PER_NEURON}
+        found.append(
+            Ranges(
+                Site.parse(site),
+                *(concept, saliency, top, kind, base, tau, threshold, gate, role),
+                *(neurons, lower, upper),
+                **others,
+                agreement=agreement,
+            )
+        )
+    return found
 
 
 def overlap_table(statistics: SiteStatistics) -> pa.Table:

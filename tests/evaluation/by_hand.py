@@ -9,7 +9,7 @@ from neuronlens.evaluation.methods import Method
 from neuronlens.evaluation.scoring import RowScores
 from neuronlens.interventions.edit import Intervention
 from neuronlens.interventions.operators import Target
-from neuronlens.ranges.fit import Ranges
+from neuronlens.ranges.selection import Ranges
 from neuronlens.sites import Site
 
 SITE = Site(2, "resid_post")

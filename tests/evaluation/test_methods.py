@@ -16,9 +16,11 @@ from neuronlens.config import load_config
 from neuronlens.evaluation import sweep
 from neuronlens.evaluation.methods import CONTROLS, Method, by_place, distinct, read_methods
 from neuronlens.evaluation.sweep import evaluate_methods
-from neuronlens.ranges.fit import Ranges, fit_ranges, ranges_table, sweep_ranges
+from neuronlens.ranges.fit import sweep_ranges
 from neuronlens.ranges.leace import fit_erasures, write_erasures
+from neuronlens.ranges.selection import Ranges, fit_ranges
 from neuronlens.ranges.statistics import fit_statistics
+from neuronlens.ranges.tables import ranges_table
 from neuronlens.sites import Site
 from tests.conftest import labelled
 

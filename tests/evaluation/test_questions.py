@@ -19,7 +19,7 @@ from neuronlens.evaluation.sweep import evaluate_methods
 from neuronlens.evaluation.uncertainty import wilson
 from neuronlens.interventions.edit import Intervention
 from neuronlens.questions import Question
-from neuronlens.ranges.fit import fit_ranges
+from neuronlens.ranges.selection import fit_ranges
 from neuronlens.ranges.statistics import fit_statistics
 from neuronlens.sites import Site
 from tests import reference

@@ -20,8 +20,8 @@ from neuronlens.evaluation.questions import COLUMNS
 from neuronlens.evaluation.scoring import RowScores
 from neuronlens.evaluation.sweep import IDENTITY, PERPLEXITY, evaluate_methods
 from neuronlens.evaluation.uncertainty import change_of_rate, wilson
-from neuronlens.ranges.fit import Ranges, fit_ranges
 from neuronlens.ranges.leace import fit_erasures
+from neuronlens.ranges.selection import Ranges, fit_ranges
 from neuronlens.ranges.statistics import fit_statistics
 from neuronlens.sites import Site
 from neuronlens.stages import run_stage

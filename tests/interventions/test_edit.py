@@ -10,7 +10,7 @@ from neuronlens.activations.extract import collect_activations
 from neuronlens.checkpoint import load_checkpoint
 from neuronlens.errors import NeuronLensError, SiteError, UserError
 from neuronlens.interventions.edit import Intervention, LinearErasure, edit
-from neuronlens.ranges.fit import fit_ranges
+from neuronlens.ranges.selection import fit_ranges
 from neuronlens.ranges.statistics import fit_statistics
 from neuronlens.sites import COMPONENTS, Site, site_width
 from tests.conftest import hooks, sentences

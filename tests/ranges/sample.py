@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+
 import numpy as np
 
 from neuronlens.activations.ordinary import Ordinary
@@ -11,6 +14,19 @@ from neuronlens.sites import Site
 
 SITE = Site(1, "resid_post")
 CONCEPTS = ("a", "b", "c")
+KINDS = ("gaussian", "quantile", "discriminative", "full")
+GATES = ("none", "agreement")
+DOSES = ("dose_target", "dose_complement", "dose_ordinary")
+SWEEP = {
+    "fit": {"saliency": ["mean_abs", "separation"]},
+    "interventions": {
+        "ranges": list(KINDS),
+        "tau": [1.0, 2.0],
+        "threshold": [1.0, 3.0],
+        "top": [0.2, 0.5],
+        "tuned": {"ranges": list(KINDS), "gate": list(GATES), "top": [0.3], "saliency": ["d_prime", "random"]},
+    },
+}
 
 
 def of_values(values, concept, *, split=None, predicted=None):
@@ -82,3 +98,41 @@ def inside(values, lower, upper):
         ],
         dtype=bool,
     ).reshape(values.shape)
+
+
+def parts_of(ours, concept):
+    """The three groups of tokens that doses are shares of."""
+    return ours.values[ours.index(concept)], ours.complement(concept), ours.ordinary.without(concept)
+
+
+def recount(ours, concept, found):
+    """[K] doses on target, complement and ordinary tokens, one value at a time."""
+    shares = []
+    for part in parts_of(ours, concept):
+        within = inside(part[found.neurons], found.lower, found.upper)
+        if found.agreement is not None:
+            within &= found.agreement.passes(within)
+        shares.append(within.mean(axis=1))
+    return shares
+
+
+def total(ours, found):
+    """[K] share of all fit rows that a set of ranges edits, from its doses."""
+    own, rest = (part.shape[1] for part in parts_of(ours, found.concept)[:2])
+    return (found.dose_target * own + found.dose_complement * rest) / (own + rest)
+
+
+def same(one, two):
+    """Two values of a dataclass, field by field; NaN equals NaN."""
+    if dataclasses.is_dataclass(one):
+        return type(one) is type(two) and all(
+            same(getattr(one, field.name), getattr(two, field.name)) for field in dataclasses.fields(one)
+        )
+    if isinstance(one, np.ndarray):
+        return one.dtype == two.dtype and np.array_equal(one, two, equal_nan=one.dtype.kind == "f")
+    return one == two
+
+
+def quantile_share(tau):
+    """Share of a normal distribution within tau standard deviations."""
+    return math.erf(tau / math.sqrt(2))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from neuronlens.activations.ordinary import Ordinary
 from neuronlens.interventions.edit import Intervention
 from neuronlens.ranges.agreement import fit_agreement
-from neuronlens.ranges.fit import fit_ranges
+from neuronlens.ranges.selection import fit_ranges
 from neuronlens.ranges.statistics import fit_statistics
 from tests.ranges.sample import SITE, inside, of_values
 

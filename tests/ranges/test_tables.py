@@ -9,11 +9,33 @@ import pytest
 import scipy.stats
 
 from neuronlens.artifact import read_table, write_table
+from neuronlens.config import Config
+from neuronlens.ranges.fit import sweep_ranges
 from neuronlens.ranges.overlap import bhattacharyya, histogram_overlap
 from neuronlens.ranges.saliency import top_set
+from neuronlens.ranges.selection import fit_ranges
 from neuronlens.ranges.statistics import QUANTILES, fit_statistics
-from neuronlens.ranges.tables import jaccard_table, overlap_table, polysemanticity_table, statistics_table
-from tests.ranges.sample import CONCEPTS, SITE, activations, members, of_values, others, statistics, tokens
+from neuronlens.ranges.tables import (
+    jaccard_table,
+    overlap_table,
+    polysemanticity_table,
+    ranges_table,
+    read_ranges,
+    statistics_table,
+)
+from tests.ranges.sample import (
+    CONCEPTS,
+    KINDS,
+    SITE,
+    SWEEP,
+    activations,
+    members,
+    of_values,
+    others,
+    same,
+    statistics,
+    tokens,
+)
 
 RANKINGS = [("mean_abs", 0.5), ("d_prime", 0.25), ("d_prime", 0.5)]
 
@@ -121,3 +143,33 @@ def test_the_jaccard_table_compares_top_sets_pair_by_pair():
             for name in ("concept", "other")
         )
         assert row["jaccard"] == pytest.approx(len(one & two) / len(one | two))
+
+
+@pytest.mark.parametrize("with_tokens", [True, False])
+@pytest.mark.parametrize("asked", [SWEEP, {}, {"interventions": {"controls": [], "tuned": None}}])
+def test_ranges_come_back_from_their_table(tmp_path, asked, with_tokens):
+    """Every kind, gate and control, with empty intervals, unknown doses and bounds in float32."""
+    found = sweep_ranges(statistics(per=40, with_tokens=with_tokens), Config.model_validate(asked))
+    write_table(tmp_path / "ranges.parquet", ranges_table(found))
+    back = read_ranges(tmp_path / "ranges.parquet")
+    assert len(back) == len(found)
+    assert all(same(one, two) for one, two in zip(found, back, strict=True))
+    if asked is SWEEP:
+        assert {part.kind for part in back} == {*KINDS, "random_neurons", "random_ranges", "other_concept"}
+        assert {part.label for part in back} >= {"discriminative+agreement", "random_neurons+agreement", "full"}
+        assert max(part.lower.shape[1] for part in back) > 1
+
+
+def test_nulls_and_never_nan_stand_in_the_table():
+    table = ranges_table(sweep_ranges(statistics(with_tokens=False), Config.model_validate(SWEEP)))
+    for field in table.schema:
+        if str(field.type) in ("double", "float"):
+            assert not np.isnan(table[field.name].drop_null().to_numpy()).any(), field.name
+    gated = np.array(table["gate"].to_pylist()) == "agreement"
+    for name in ("evidence_inside", "evidence_outside", "gate_threshold"):
+        np.testing.assert_array_equal([value is not None for value in table[name].to_pylist()], gated)
+
+
+def test_a_dose_that_is_not_known_is_null():
+    column = ranges_table([fit_ranges(statistics(with_tokens=False), "a", top=0.5)])["dose_ordinary"]
+    assert column.null_count == len(column)

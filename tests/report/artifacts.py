@@ -15,9 +15,9 @@ from neuronlens.artifact import write_manifest, write_table
 from neuronlens.config import Config, load_config
 from neuronlens.evaluation.measure import MEASURED
 from neuronlens.evaluation.questions import COLUMNS as QUESTION_COLUMNS
-from neuronlens.ranges.fit import ranges_table, sweep_ranges
+from neuronlens.ranges.fit import sweep_ranges
 from neuronlens.ranges.statistics import fit_statistics
-from neuronlens.ranges.tables import statistics_table
+from neuronlens.ranges.tables import ranges_table, statistics_table
 from neuronlens.sites import Site
 
 CONCEPTS = ("arts", "finance", "health", "law", "science", "sports")

@@ -1,0 +1,108 @@
+"""The controls: ranges that differ from a method's in one thing, the neurons, the places or the concept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from neuronlens.activations.store import Floats
+from neuronlens.ranges.moments import Array
+from neuronlens.ranges.saliency import top_set
+from neuronlens.ranges.selection import Ranges, assemble, bounds, identity_of, method_label
+from neuronlens.ranges.statistics import Ints, SiteStatistics
+
+_PLACES = 256  # tried for a control's interval
+
+
+def controls_of(
+    statistics: SiteStatistics, ranges: Ranges, asked: Sequence[str], known: Mapping[tuple[str, str], Ranges]
+) -> Iterator[Ranges]:
+    """The controls of a method that are asked for and differ from it."""
+    if "random_neurons" in asked:
+        yield random_neurons(statistics, ranges)
+    # another place for a range that is everywhere is the same range
+    if "random_ranges" in asked and ranges.kind != "full":
+        yield random_ranges(statistics, ranges)
+    if "other_concept" in asked:
+        yield other_concept(ranges, statistics.concepts, known)
+
+
+def random_neurons(statistics: SiteStatistics, ranges: Ranges) -> Ranges:
+    """Control: as many neurons chosen by chance, with ranges of the same width in their own standard deviations and a gate of their own."""
+    neurons = top_set(statistics.saliency("random", ranges.concept), ranges.top)
+    if ranges.kind == "discriminative":
+        own = statistics.moments[statistics.index(ranges.concept)]
+        lower, upper = (
+            _carried(edge, ranges, own.mean[neurons], own.std[neurons]) for edge in (ranges.lower, ranges.upper)
+        )
+    else:
+        lower, upper = bounds(statistics, ranges.concept, neurons, ranges.kind, ranges.tau, None)
+    identity = identity_of(ranges) | {"saliency": "random", "kind": "random_neurons", "base": ranges.label}
+    return assemble(statistics, ranges.concept, identity, neurons, lower, upper)
+
+
+def random_ranges(statistics: SiteStatistics, ranges: Ranges) -> Ranges:
+    """Control: the same neurons, each with one interval at a place drawn by chance that holds as many of all fit rows as its range edits.
+
+    Where rows share values (a rectified neuron at 0), nearly as many. There is no gate: what a gated range edits after the gate is the dose
+    that the interval matches.
+    """
+    rows = np.concatenate([part[ranges.neurons] for part in statistics.values], axis=1).astype(np.float64)
+    own = statistics.moments[statistics.index(ranges.concept)].n
+    dose = (ranges.dose_target * own + ranges.dose_complement * (rows.shape[1] - own)) / rows.shape[1]
+    # the same lots for a method, whether it is part of the sweep or a candidate
+    drawn_for = sorted((name, value) for name, value in identity_of(ranges).items() if name != "role")
+    draw = statistics.draw(ranges.concept, "random_ranges", drawn_for)
+    count = np.rint(dose * rows.shape[1]).astype(np.int64)
+    lower, upper = (edge[:, None].astype(np.float32) for edge in _placed(np.sort(rows, axis=1), count, draw))
+    identity = identity_of(ranges) | {"kind": "random_ranges", "base": ranges.label, "gate": "none"}
+    return assemble(statistics, ranges.concept, identity, ranges.neurons, lower, upper)
+
+
+def other_concept(ranges: Ranges, concepts: Sequence[str], found: Mapping[tuple[str, str], Ranges]) -> Ranges:
+    """Control: the ranges of the concept that follows in alphabetical order (the first after the last), measured on this one.
+
+    Args:
+        found: (concept, label of the method) -> ranges of all concepts.
+    """
+    following = concepts[(concepts.index(ranges.concept) + 1) % len(concepts)]
+    theirs = found[following, method_label(ranges)]
+    return replace(
+        theirs,
+        concept=ranges.concept,
+        kind="other_concept",
+        base=ranges.label,
+        # shares of rows of this concept are not what the other concept's ranges were fitted on
+        dose_target=np.full(len(theirs.neurons), np.nan),
+        dose_complement=np.full(len(theirs.neurons), np.nan),
+        dose_ordinary=np.full(len(theirs.neurons), np.nan),
+    )
+
+
+def _placed(ordered: Array, count: Ints, draw: np.random.Generator) -> tuple[Array, Array]:
+    """[K] bounds of an interval at a place drawn by chance that holds `count` of the sorted rows [K, n]; [inf, -inf] for none of them.
+
+    An interval holds all or none of the rows that share a value: of several places drawn, the first that comes nearest to `count` rows.
+    """
+    import torch
+
+    rows, least = ordered.shape[1], np.maximum(count, 1)[:, None]
+    first = np.floor(draw.random((len(ordered), _PLACES)) * (rows - least + 1)).astype(np.int64)
+    lower, upper = (np.take_along_axis(ordered, place, axis=1) for place in (first, first + least - 1))
+    below, upto = (
+        np.asarray(torch.searchsorted(torch.from_numpy(ordered), torch.from_numpy(edge), right=right))
+        for edge, right in ((lower, False), (upper, True))
+    )
+    best = np.argmin(np.abs(upto - below - least), axis=1)[:, None]
+    held = count > 0
+    lower, upper = (np.take_along_axis(edge, best, axis=1)[:, 0] for edge in (lower, upper))
+    return np.where(held, lower, np.inf), np.where(held, upper, -np.inf)
+
+
+def _carried(edge: Floats, ranges: Ranges, mean: Array, std: Array) -> Floats:
+    """[K, I] edges at as many standard deviations from other neurons' means; what holds nothing still holds nothing."""
+    scale, finite = np.where(ranges.std > 0, ranges.std, 1.0), np.isfinite(edge)
+    carried = (np.where(finite, edge, 0.0) - ranges.mean[:, None]) / scale[:, None] * std[:, None] + mean[:, None]
+    return np.where(finite, carried, edge).astype(np.float32)
