@@ -23,7 +23,9 @@ Floats = npt.NDArray[np.float32]
 
 _FLOOR = 0.01  # no bit may count for more than log 99, since neurons repeat one another
 _CANDIDATES = 201  # thresholds tried of each sum
-_SLACK = 0.02  # shares of a few hundred rows are known no better, and a row of the concept that is shut out stays as it is
+_SLACK = (
+    0.02  # shares of a few hundred rows are known no better, and a row of the concept that is shut out stays as it is
+)
 _STEPS = 256  # to a nat: float32 sums of whole numbers of steps are exact up to 65536 nats, in any order
 
 

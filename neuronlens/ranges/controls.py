@@ -20,9 +20,9 @@ def controls_of(
     statistics: SiteStatistics, ranges: Ranges, asked: Sequence[str], known: Mapping[tuple[str, str], Ranges]
 ) -> Iterator[Ranges]:
     """The controls of a method that are asked for and differ from it."""
-    if "random_neurons" in asked:
+    # where all neurons are edited there are no others to draw, and another place for a range that is everywhere is the same range
+    if "random_neurons" in asked and len(ranges.neurons) < statistics.width:
         yield random_neurons(statistics, ranges)
-    # another place for a range that is everywhere is the same range
     if "random_ranges" in asked and ranges.kind != "full":
         yield random_ranges(statistics, ranges)
     if "other_concept" in asked:

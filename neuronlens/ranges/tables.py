@@ -23,6 +23,7 @@ from neuronlens.sites import Site
 _SCORES = ("mean_abs", "probeless", "d_prime", "auroc", "separation", "random")
 # of ranges: what a row is of, and the numbers that each neuron has
 _KEY = ("site", "concept", "role", "saliency", "top", "range", "base", "tau", "threshold", "gate")
+_SUMS = pa.list_(pa.float32())  # of the gate, one against the complement, one against ordinary tokens
 _PER_NEURON = (
     *("dose_target", "dose_complement", "dose_ordinary"),
     *("mean", "std", "complement_mean", "complement_std", "pooled_mean"),
@@ -98,9 +99,9 @@ def ranges_table(found: Sequence[Ranges]) -> pa.Table:
             "lower": pa.array(list(part.lower), pa.list_(pa.float32())),
             "upper": pa.array(list(part.upper), pa.list_(pa.float32())),
             **{name: pa.array(getattr(part, name), from_pandas=True) for name in _PER_NEURON},
-            "evidence_inside": pa.array(gate.inside if gate else [None] * count, pa.float32()),
-            "evidence_outside": pa.array(gate.outside if gate else [None] * count, pa.float32()),
-            "gate_threshold": pa.array([gate.threshold if gate else None] * count, pa.float64()),
+            "evidence_inside": pa.array(list(gate.inside.T) if gate else [None] * count, _SUMS),
+            "evidence_outside": pa.array(list(gate.outside.T) if gate else [None] * count, _SUMS),
+            "gate_threshold": pa.array([gate.threshold if gate else None] * count, _SUMS),
         }
         tables.append(pa.table(columns))
     return pa.concat_tables(tables)
@@ -116,22 +117,20 @@ def read_ranges(file: Path) -> list[Ranges]:
         site, concept, role, saliency, top, kind, base, tau, threshold, gate = keys[start]
         part = table.slice(start, end - start)
         lower, upper = (np.array(part[name].to_pylist(), dtype=np.float32) for name in ("lower", "upper"))
-        numbers = {name: part[name].to_numpy() for name in (*_PER_NEURON, "evidence_inside", "evidence_outside")}
         agreement = None
         if gate != "none":
-            agreement = Agreement(
-                numbers["evidence_inside"].astype(np.float32),
-                numbers["evidence_outside"].astype(np.float32),
-                part["gate_threshold"][0].as_py(),
+            inside, outside = (
+                np.array(part[name].to_pylist(), dtype=np.float32).T for name in ("evidence_inside", "evidence_outside")
             )
+            agreement = Agreement(inside, outside, np.array(part["gate_threshold"][0].as_py(), dtype=np.float32))
         neurons = part["neuron"].to_numpy().astype(np.int64)
-        others = {name: numbers[name].astype(np.float64) for name in _PER_NEURON}
+        numbers = {name: part[name].to_numpy().astype(np.float64) for name in _PER_NEURON}
         found.append(
             Ranges(
                 Site.parse(site),
                 *(concept, saliency, top, kind, base, tau, threshold, gate, role),
                 *(neurons, lower, upper),
-                **others,
+                **numbers,
                 agreement=agreement,
             )
         )

@@ -34,8 +34,8 @@ def half(config, site, operator="zero", positions="all"):
 
 def gated(item):
     """The same where three of the neurons are in range."""
-    evidence = torch.stack([torch.ones(item.width), torch.zeros(item.width)])
-    return replace(item, evidence=evidence, threshold=3.0)
+    evidence = torch.stack([torch.ones(1, item.width), torch.zeros(1, item.width)])
+    return replace(item, evidence=evidence, threshold=torch.tensor([3.0]))
 
 
 def erasing(config, site, positions):

@@ -256,10 +256,10 @@ def test_doses_of_a_gated_edit_count_what_passed(checkpoints):
     seen = []
     with hooked(checkpoint.model, "llama", 1, "resid_post", lambda hidden: seen.append(hidden.clone())):
         checkpoint.model(**inputs)
-    evidence = torch.tensor([[0.5], [-0.25]]).expand(2, 8)
-    with edit(checkpoint.model, between(checkpoint.config, site, -0.5, 0.5, evidence=evidence, threshold=0.25)) as (
-        dose,
-    ):
+    evidence = torch.tensor([0.5, -0.25])[:, None, None].expand(2, 1, 8)
+    with edit(
+        checkpoint.model, between(checkpoint.config, site, -0.5, 0.5, evidence=evidence, threshold=torch.tensor([0.25]))
+    ) as (dose,):
         checkpoint.model(**inputs)
     real = inputs["attention_mask"].bool()
     inside = seen[0][..., ::2].abs() <= 0.5

@@ -52,9 +52,10 @@ def test_a_gate_decides_alike_with_and_without_a_cache(checkpoints, family):
     """It looks at one token at a time, so a token that was let through in the prompt is let through in every later step."""
     checkpoint = checkpoints(family)
     inputs, site = batch_of(checkpoint), Site(1, "resid_post")
-    evidence = torch.tensor([[0.5], [-0.25]]).expand(2, 8)
+    evidence = torch.tensor([0.5, -0.25])[:, None, None].expand(2, 1, 8)
     gated, free = (
-        between(checkpoint.config, site, -1.0, 0.9, **how) for how in ({"evidence": evidence, "threshold": 0.25}, {})
+        between(checkpoint.config, site, -1.0, 0.9, **how)
+        for how in ({"evidence": evidence, "threshold": torch.tensor([0.25])}, {})
     )
     with edit(checkpoint.model, gated) as (dose,):
         cached = generate(checkpoint, inputs, use_cache=True)

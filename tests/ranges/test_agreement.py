@@ -39,9 +39,11 @@ def test_evidence_is_the_log_likelihood_ratio_of_each_bit(seed, neurons, with_to
         theirs = other.mean(1).clip(0.01, 0.99)
         np.testing.assert_allclose(gate.inside[at], np.log(share / theirs), atol=1 / 511)
         np.testing.assert_allclose(gate.outside[at], np.log((1 - share) / (1 - theirs)), atol=1 / 511)
-        expected = [sum(gate.inside[at, k] if bit else gate.outside[at, k] for k, bit in enumerate(row)) for row in own.T]
+        expected = [
+            sum(gate.inside[at, k] if bit else gate.outside[at, k] for k, bit in enumerate(row)) for row in own.T
+        ]
         np.testing.assert_allclose(gate.evidence(own)[at], expected, atol=1e-4)
-    np.testing.assert_array_equal(gate.passes(own), (gate.evidence(own).T >= gate.threshold).all(axis=1))
+    np.testing.assert_array_equal(gate.passes(own), (gate.threshold <= gate.evidence(own).T).all(axis=1))
 
 
 @settings(deadline=None, max_examples=30)
@@ -55,7 +57,7 @@ def test_of_thresholds_nearly_as_good_as_the_best_the_one_that_shuts_out_least_o
     gate = fit_agreement(own, rest, tokens)
 
     def shares(threshold):
-        passed = [(gate.evidence(part).T >= threshold).all(axis=1).mean() for part in (own, *others)]
+        passed = [(threshold <= gate.evidence(part).T).all(axis=1).mean() for part in (own, *others)]
         return passed[0], passed[0] - max(passed[1:])
 
     found = shares(gate.threshold)

@@ -66,7 +66,7 @@ def test_random_neurons_are_as_many_with_ranges_as_wide_in_their_own_deviations(
         np.testing.assert_allclose(getattr(control, name), share, atol=1e-12, err_msg=name)
     if gate == "agreement":
         alone = fit_ranges(ours, "b", saliency="random", top=0.3, kind=kind, tau=2.0, gate=gate)
-        assert len(control.agreement.inside) == 12
+        assert control.agreement.inside.shape == (2, 12)
         if kind != "discriminative":
             assert same(control.agreement, alone.agreement), "a gate of its own, fitted on its own neurons"
 
@@ -171,7 +171,7 @@ def test_another_concepts_ranges_are_its_very_numbers(gate):
             "fit": {"saliency": ["d_prime"]},
             "interventions": {
                 "controls": ["other_concept"],
-                "tuned": {"ranges": ["gaussian"], "tau": [2.5], "top": [0.5], "gate": [gate]},
+                "tuned": {"ranges": "gaussian", "tau": 2.5, "top": 0.5, "gate": gate, "saliency": "d_prime"},
             },
         }
     )
@@ -185,6 +185,14 @@ def test_another_concepts_ranges_are_its_very_numbers(gate):
         assert same(part.agreement, theirs.agreement)
         assert np.isnan(part.dose_target).all()
         assert np.isnan(part.dose_complement).all()
+
+
+def test_where_all_neurons_are_edited_there_are_no_others_to_draw():
+    asked = {"interventions": {"top": [0.5, 1.0], "tau": [2.0], "tuned": None}}
+    kinds = {(part.kind, part.top) for part in sweep_ranges(statistics(), Config.model_validate(asked))}
+    assert ("random_neurons", 0.5) in kinds
+    assert ("random_neurons", 1.0) not in kinds
+    assert ("random_ranges", 1.0) in kinds
 
 
 def test_other_concept_is_a_derangement_of_any_number_of_concepts():

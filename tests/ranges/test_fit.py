@@ -13,17 +13,17 @@ def test_a_sweep_has_each_method_of_each_concept_once():
     keys = [tuple(getattr(part, name) for name in names) for part in found]
     assert len(set(keys)) == len(keys)
     kinds = [(part.role, part.kind) for part in found]
-    # per concept, 2 shares and 2 rankings: 2 taus and the whole neuron
-    assert kinds.count(("sweep", "gaussian")) == 3 * 2 * 2 * 2
-    assert kinds.count(("sweep", "full")) == 3 * 2 * 2
-    # random neurons do not depend on the ranking
-    assert kinds.count(("sweep", "random_neurons")) == 3 * 2 * 3
+    # per concept, 4 shares and 2 rankings: 2 taus and the whole neuron
+    assert kinds.count(("sweep", "gaussian")) == 3 * 4 * 2 * 2
+    assert kinds.count(("sweep", "full")) == 3 * 4 * 2
+    # random neurons do not depend on the ranking, and one of the shares leaves none to draw
+    assert kinds.count(("sweep", "random_neurons")) == 3 * 3 * 3
     # nor is there another place for a range that is everywhere
-    assert kinds.count(("sweep", "random_ranges")) == 3 * 2 * 2 * 2
-    assert kinds.count(("sweep", "other_concept")) == 3 * 2 * 2 * 3
-    # per concept: 2 shares of gaussian and discriminative ranges
+    assert kinds.count(("sweep", "random_ranges")) == 3 * 4 * 2 * 2
+    assert kinds.count(("sweep", "other_concept")) == 3 * 4 * 2 * 3
+    # per concept: 3 shares of gaussian ranges and of discriminative ones at 2 thresholds
     for kind in ("random_neurons", "random_ranges", "other_concept"):
-        assert kinds.count(("tuned", kind)) == 3 * 2 * 2
+        assert kinds.count(("tuned", kind)) == 3 * 3 * 3
 
 
 def test_whole_neurons_have_no_gate():
