@@ -1,12 +1,13 @@
 """`python -m benchmarks.selectivity`: how selectively each method edits, on the example's models, printed and written to two files.
 
-benchmarks/selectivity.json holds every number, benchmarks/selectivity.md the table that the README quotes. All rows of the example are
-split anew by each seed; the models stay the same and have seen none of the rows. On each split everything is chosen on validation rows and
-measured on test rows, at matched drops of the target (`neuronlens.evaluation.frontier`) and at each family's own best setting
+benchmarks/selectivity.json holds every number, benchmarks/selectivity.md the table that the README quotes. Each split has labelled rows of
+its own, drawn as the example's are and seen by no model before. On each everything is fitted, chosen on validation rows and measured on
+test rows, at matched drops of the target (`neuronlens.evaluation.frontier`) and at each family's own best setting
 (`neuronlens.evaluation.choice`).
 
-The splits share a model and most of their rows, so nothing is gained by calling them independent: the interval of a mean over splits is the
-mean of the splits' own limits, as long as if there were one split.
+The splits share models and auxiliary text, no row. So the interval of a mean over splits says what other rows would give for these models:
+its limits are as far from it as the root of the splits' squared distances to their own, over the number of splits. Of perplexity, whose
+documents are the same in each, they are the mean of the splits' own.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from neuronlens.evaluation.measure import measure
 from neuronlens.evaluation.methods import Method, by_place, distinct
 from neuronlens.evaluation.scoring import RowScores, document_losses, score_rows
 from neuronlens.example import Example, make_example
+from neuronlens.example.corpus import generate
 from neuronlens.ranges.fit import candidate_ranges, sweep_ranges
 from neuronlens.ranges.leace import Erasure, fit_erasures
 from neuronlens.ranges.selection import Ranges
@@ -53,6 +55,10 @@ MODELS = ("classifier", "language_model")
 SEEDS = (0, 1, 2)
 SITES = ("resid_post.last", "resid_post.middle")
 PROMPT = "{text} Topic:"
+ROWS = {"fit": 240, "validation": 80, "test": 300}
+"""Of each concept, by split."""
+_SKETCH = {"fit": 20, "validation": 10, "test": 10}
+_FRESH = 1_000_003  # far from any seed that an example is made with
 
 _TOPS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 _TAUS = (1.0, 2.0, 2.5, 3.0)
@@ -72,6 +78,7 @@ ALTERNATIVES: Mapping[str, TunedParams] = {
         ranges="discriminative", top=_FEW, gate="none", operators="complement_mean"
     ),
     "tuned without gate": TunedParams(gate="none"),
+    "tuned, ranked by d_prime": TunedParams(saliency="d_prime"),
     "tuned without ranges": TunedParams(ranges="full", gate="none"),
 }
 CONTROLS = ("tuned/random_ranges", "tuned/random_neurons")
@@ -113,7 +120,7 @@ def settings(checkpoint: Path, rows: Path, auxiliary: Path | None, seed: int, **
 
     Args:
         checkpoint: a folder.
-        rows: labelled text without splits, which `seed` makes.
+        rows: labelled text.
         auxiliary: ordinary text for perplexity.
         changes: `section__name=value`.
     """
@@ -316,14 +323,16 @@ def _groups(
 
 
 def _averaged(rows: Iterable[Row], name: str, ends: tuple[str, str], value: str | None = None) -> Row | None:
-    """Mean of the splits' values, and of their limits; None where no split has a value."""
+    """Mean of the splits' values, with limits as of other rows or the same documents; None where no split has a value."""
     columns = (value or name, *(f"{name}{end}" for end in ends))
     numbers = np.array([[row[column] for column in columns] for row in rows], dtype=np.float64)
     numbers = numbers[np.isfinite(numbers).all(axis=1)]
     if not len(numbers):
         return None
-    mean, low, high = (float(part) for part in numbers.mean(axis=0))
-    return {"mean": mean, "low": low, "high": high, "splits": numbers.tolist()}
+    mean = float(numbers[:, 0].mean())
+    own = np.abs(numbers[:, 1:] - numbers[:, :1])
+    down, up = own.mean(axis=0) if name == "log_perplexity" else np.linalg.norm(own, axis=0) / len(numbers)
+    return {"mean": mean, "low": mean - float(down), "high": mean + float(up), "splits": numbers.tolist()}
 
 
 def verdict(estimate: Row | None) -> str:
@@ -333,15 +342,28 @@ def verdict(estimate: Row | None) -> str:
     return "above" if estimate["low"] > 0 else "below" if estimate["high"] < 0 else "undecided"
 
 
-def pooled_rows(example: Example, file: Path, rows: int | None = None) -> Path:
-    """The example's rows without their split, so that a seed makes it; at most `rows` of each concept."""
-    table = read_table(example.dataset, ["text", "label"])
-    if rows is not None:
-        concept = np.array(table["label"].to_pylist())
-        first = [np.flatnonzero(concept == name)[:rows] for name in np.unique(concept)]
-        table = table.take(pa.array(np.sort(np.concatenate(first))))
-    write_table(file, table)
-    return file
+def draw_rows(example_seed: int, splits: int, rows: Mapping[str, int]) -> list[pa.Table]:
+    """Labelled rows for some splits: columns text, label and split. No text is in two of them, nor anywhere in the example.
+
+    Args:
+        example_seed: of the example whose models are measured.
+        rows: of each concept, by split.
+    """
+    known = generate(example_seed)
+    used = {row.text for row in (*known.audited, *known.training)}.union(known.training_documents, known.auxiliary)
+    fresh: dict[str, list[str]] = {}
+    for row in generate(example_seed + _FRESH).training:
+        if row.text not in used:
+            fresh.setdefault(row.label, []).append(row.text)
+    names = [name for name, count in rows.items() for _ in range(count)]
+    if min(map(len, fresh.values())) < splits * len(names):
+        raise ValueError(f"{splits} splits of {len(names)} rows a concept are more than one draw of the corpus holds")
+    found = []
+    for start in range(0, splits * len(names), len(names)):
+        texts = [(text, label) for label, own in sorted(fresh.items()) for text in own[start : start + len(names)]]
+        columns = {"text": [text for text, _ in texts], "label": [label for _, label in texts]}
+        found.append(pa.table(columns | {"split": names * len(fresh)}))
+    return found
 
 
 def readings(matched: Sequence[Row], frontier: Sequence[Row]) -> list[str]:
@@ -411,7 +433,7 @@ def markdown(found: Mapping[str, Sequence[Row]], splits: int) -> str:
     lines = [
         *readings(matched, found["frontier"]),
         "",
-        f"Tuned minus the paper's method at the same target drop, mean over {splits} splits [95 % as of one split]; perplexity as a "
+        f"Tuned minus the paper's method at the same target drop, mean over {splits} splits [95 %]; perplexity as a "
         "ratio at matched accuracy; last column: the paper's ranges minus whole neurons at the same five drops. Bold: clear of zero; with "
         "* not every concept of every split reaches the drop; - none by both methods (how many by the tuned one, and by the paper's).",
         "",
@@ -513,7 +535,7 @@ def _rounded(value: Any) -> Any:
     return round(value, 5) if isinstance(value, float) else value
 
 
-def _run(task: tuple[str, int, Path, int | None, dict[str, Any]]) -> tuple[tuple[str, int], Findings]:
+def _run(task: tuple[str, int, Path, pa.Table, dict[str, Any]]) -> tuple[tuple[str, int], Findings]:
     """One model and split, in a process of its own."""
     model, seed, folder, rows, changes = task
     torch.set_num_threads(1)  # the processes share the cores
@@ -523,7 +545,8 @@ def _run(task: tuple[str, int, Path, int | None, dict[str, Any]]) -> tuple[tuple
         "language_model": (example.language_models[-1], example.auxiliary),
     }[model]
     with tempfile.TemporaryDirectory() as scratch:
-        file = pooled_rows(example, Path(scratch) / "rows.parquet", rows)
+        file = Path(scratch) / "rows.parquet"
+        write_table(file, rows)
         found = compare(settings(checkpoint, file, auxiliary, seed, **changes), Path(scratch) / "audit")
     print(f"{model}, split {seed}: done", flush=True)
     return (model, seed), found
@@ -538,21 +561,25 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file; the table lies beside it")
     parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
     asked = parser.parse_args()
-    seeds, rows = (SEEDS[:1], 30) if asked.quick else (SEEDS, None)
+    seeds, rows = (SEEDS[:1], _SKETCH) if asked.quick else (SEEDS, ROWS)
     changes = {"evaluate__bootstrap": 200, "evaluate__auxiliary_rows": 20} if asked.quick else {}
     example = make_example(asked.example, seed=asked.example_seed, progress=print)
-    tasks = [(model, seed, example.folder, rows, changes) for seed, model in product(seeds, reversed(MODELS))]
+    drawn = draw_rows(asked.example_seed, len(seeds), rows)
+    tasks = [
+        (model, seed, example.folder, table, changes)
+        for (seed, table), model in product(zip(seeds, drawn, strict=True), reversed(MODELS))
+    ]
     with ProcessPoolExecutor(asked.jobs, mp_context=get_context("spawn")) as pool:
         runs = dict(pool.map(_run, tasks))
     report(runs, example, rows, asked.out)
 
 
-def report(runs: Mapping[tuple[str, int], Findings], example: Example, rows: int | None, out: Path) -> None:
+def report(runs: Mapping[tuple[str, int], Findings], example: Example, rows: Mapping[str, int], out: Path) -> None:
     """Print what was found, and write it.
 
     Args:
         runs: (model, seed) -> findings.
-        rows: of each concept that were used at most, None for all.
+        rows: of each concept, by split.
         out: the JSON file; the table is written beside it.
     """
     seeds = sorted({seed for _, seed in runs})
@@ -562,7 +589,7 @@ def report(runs: Mapping[tuple[str, int], Findings], example: Example, rows: int
     facts = {
         "reading": readings(found["matched"], found["frontier"]),
         "seeds": seeds,
-        "rows_per_concept": rows,
+        "rows_per_concept": dict(rows),
         "alternatives": {name: one.model_dump() for name, one in ALTERNATIVES.items()},
         "example": read_json(example.record),
         "versions": library_versions(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ from benchmarks import selectivity
 from neuronlens.artifact import write_table
 from neuronlens.evaluation import frontier
 from neuronlens.evaluation.frontier import LEVELS
+from neuronlens.example import corpus
 from tests.conftest import labelled, sentences
 
 MODEL, SEEDS = "language_model", (0, 1)
@@ -78,17 +80,38 @@ def test_every_family_is_measured_and_the_choice_is_one_setting_of_it(runs):
         assert settings["leace"] == "leace/all"
 
 
-def test_splits_do_not_shorten_the_interval(combined):
+def test_splits_are_averaged_as_what_rests_on_different_rows_and_the_same_documents(combined):
     several = 0
     for row in combined["matched"]:
-        estimate = row["selectivity"]
-        if estimate is None:
-            assert row["reached"] == 0
-            continue
-        splits = np.array(estimate["splits"])
-        np.testing.assert_allclose([estimate["mean"], estimate["low"], estimate["high"]], splits.mean(axis=0))
-        several += len(splits) == len(SEEDS)
+        for name in ("selectivity", "log_perplexity"):
+            estimate = row[name]
+            if estimate is None:
+                assert row["reached"] == 0
+                continue
+            splits = np.array(estimate["splits"])
+            value, *limits = splits.T
+            assert estimate["mean"] == pytest.approx(value.mean())
+            for end, limit in zip(("low", "high"), limits, strict=True):
+                length = np.abs(limit - value)
+                expected = length.mean() if name == "log_perplexity" else np.sqrt((length**2).sum()) / len(splits)
+                assert abs(estimate[end] - estimate["mean"]) == pytest.approx(expected)
+            assert estimate["low"] <= estimate["mean"] <= estimate["high"]
+            several += len(splits) == len(SEEDS)
     assert several
+
+
+def test_no_text_is_in_two_splits_or_known_to_a_model():
+    rows = {"fit": 5, "validation": 2, "test": 3}
+    tables = selectivity.draw_rows(0, 2, rows)
+    texts = [text for table in tables for text in table["text"].to_pylist()]
+    assert len(texts) == len(set(texts)) == 2 * 6 * 10
+    known = corpus.generate(0)
+    assert not set(texts) & {row.text for row in (*known.audited, *known.training)}
+    for table in tables:
+        assert table.group_by(["label", "split"]).aggregate([([], "count_all")]).num_rows == 6 * 3
+        assert Counter(table["split"].to_pylist()) == {name: 6 * count for name, count in rows.items()}
+    with pytest.raises(ValueError, match="more than one draw"):
+        selectivity.draw_rows(0, 1000, rows)
 
 
 @pytest.mark.parametrize(
