@@ -6,7 +6,7 @@ what the intervals cannot do is known. A setting is a corner by what it is, neve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from scipy.special import expit, gammaln, logit, xlogy
-from scipy.stats import binom, false_discovery_control
+from scipy.stats import binom, false_discovery_control, norm
 
 from neuronlens.artifact import library_versions, write_json
 from neuronlens.evaluation import uncertainty as unc
+from neuronlens.evaluation.frontier import LEVELS, read_path, spread
+from neuronlens.evaluation.scoring import RowScores
 
 Array = npt.NDArray[np.float64]
 Random = np.random.Generator
@@ -113,10 +115,17 @@ def settings() -> Iterator[Setting]:
     ):
         corner = lost * concepts * n < 5
         quantity = f"these concepts, {'confidence' if confidence else 'accuracy'}"
-        for resampled in (False, True):
-            run = partial(_these_concepts, concepts, n, lost, target, complement, confidence, resampled)
-            title = f"{quantity}, resampled" if resampled else quantity
-            yield Setting(title, f"C {concepts}, n {n}", f"{name}, lost {lost:g}", corner, run, 0.25)
+        run = partial(_these_concepts, concepts, n, lost, target, complement, confidence)
+        yield Setting(quantity, f"C {concepts}, n {n}", f"{name}, lost {lost:g}", corner, run, 0.25)
+    for (concepts, n), (name, curves), level, confidence in product(
+        ((2, 80), (4, 20), (6, 20), (6, 100)), CURVES.items(), (0.25, 0.5, 0.9), (False, True)
+    ):
+        quantity = f"matched target drop, {'confidence' if confidence else 'accuracy'}"
+        # few of the concept's rows are answered right or wrong there, or few of the others' change under the better of the two
+        changed = n * concepts * (concepts - 1) * float(np.interp(level, *curves["tuned"]))
+        corner = min(level, 1 - level) * n < 5 or changed < 10
+        run = partial(_matched, concepts, n, curves, level, "confidence" if confidence else "accuracy")
+        yield Setting(quantity, f"C {concepts}, n {n}", f"{name}, drop {level:g}", corner, run, 0.1)
 
 
 def false_discoveries(generator: Random, repetitions: int, comparisons: int = 200, n: int = 100) -> tuple[float, float]:
@@ -288,7 +297,6 @@ def _these_concepts(
     target: float,
     complement: float,
     confidence: bool,
-    resampled: bool,
     generator: Random,
     repetitions: int,
 ) -> float:
@@ -304,10 +312,76 @@ def _these_concepts(
         drops = drops * generator.beta(2, 2, size) + generator.normal(0, 0.02, size)
         truth /= 2
     parts, largest = unc.contributions(drops, np.arange(concepts), of_row, target, complement)
-    if resampled:
-        weights = unc.stratified_weights(of_row, 500, int(generator.integers(1 << 30)))
-        return _covered(unc.Estimate(parts.sum(axis=1), *unc.interval(parts @ weights.T)), truth)
     return _covered(unc.total(parts, of_row, unseen=0.0 if confidence else largest), truth)
+
+
+# drops of target and complement along the paths of two methods
+Curves = Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]
+CURVES: Mapping[str, Curves] = {
+    "costly": {
+        "tuned": ((0, 0.35, 0.75, 0.97), (0, 0.02, 0.08, 0.2)),
+        "paper": ((0, 0.35, 0.75, 0.97), (0, 0.05, 0.2, 0.5)),
+    },
+    "all but harmless": {
+        "tuned": ((0, 0.3, 0.6, 0.97), (0, 0.01, 0.015, 0.02)),
+        "paper": ((0, 0.3, 0.6, 0.97), (0, 0.01, 0.02, 0.03)),
+    },
+}
+
+
+def _matched(
+    concepts: int, n: int, curves: Curves, level: float, measure: str, generator: Random, repetitions: int
+) -> float:
+    """What one method spares the others against another at the same drop of the target; the same rows are easily lost under all edits."""
+    names, of_row = tuple(map(str, range(concepts))), np.repeat(np.arange(concepts), n)
+    truth = float(np.diff([np.interp(level, *curves[name]) for name in ("tuned", "paper")])[0])
+    chances = np.array(
+        [
+            np.where(of_row == concept, target, other)
+            for drops in curves.values()
+            for concept in range(concepts)
+            for target, other in zip(*(part[1:] for part in drops), strict=True)
+        ]
+    )
+    steps = len(chances) // (2 * concepts)
+    places = np.arange(1, len(chances) + 1).reshape(2, concepts, steps)
+    covered = 0
+    for _ in range(repetitions):
+        lots = norm.cdf(0.8 * generator.standard_normal(len(of_row)) + 0.6 * generator.standard_normal(chances.shape))
+        scores = _scores(names, of_row, lots, chances)
+        weights = np.ones((1, len(of_row)))
+        readings = [
+            [
+                read_path(scores, name, measure, own.tolist(), None, weights, [""] * steps).points[LEVELS.index(level)]
+                for name, own in zip(names, family, strict=True)
+            ]
+            for family in places
+        ]
+        pairs = [(one, two) for one, two in zip(*readings, strict=True) if one is not None and two is not None]
+        own, theirs = ([pair[side] for pair in pairs] for side in (0, 1))
+        row = spread("selectivity", measure, own, theirs, of_row)
+        low, high = row["selectivity_low"], row["selectivity_high"]
+        covered += low is not None and high is not None and low <= truth <= high
+    return covered / repetitions
+
+
+def _scores(names: tuple[str, ...], of_row: npt.NDArray[np.int64], lots: Array, chances: Array) -> RowScores:
+    """Rows all answered right; an edit loses a row whose lot is below its chance, and takes that much confidence on average."""
+    nothing = np.zeros((len(lots) + 1, len(of_row)), dtype=np.int32)
+    predicted = np.where(lots < chances, -1, of_row)
+    # a power of a uniform lot has the mean 1 / (1 + power)
+    sure = 1 - lots ** (1 / chances - 1)
+    return RowScores(
+        names,
+        np.arange(len(of_row)),
+        of_row,
+        np.concatenate([of_row[None], predicted]).astype(np.int32),
+        np.concatenate([np.ones((1, len(of_row))), sure]).astype(np.float32),
+        nothing,
+        nothing,
+        no_op_difference=0.0,
+        suffix_difference=0.0,
+    )
 
 
 def main() -> None:

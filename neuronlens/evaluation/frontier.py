@@ -21,7 +21,7 @@ import pyarrow as pa
 from neuronlens.evaluation.choice import FAMILIES
 from neuronlens.evaluation.methods import Method, by_place
 from neuronlens.evaluation.scoring import RowScores
-from neuronlens.evaluation.uncertainty import interval, stratified_weights
+from neuronlens.evaluation.uncertainty import stratified_weights, total
 
 Array = npt.NDArray[np.float64]
 
@@ -45,14 +45,39 @@ class Losses:
 
 
 @dataclass(frozen=True)
-class _Reading:
-    """A family at all levels: the complement's drop, and the log of the perplexity ratio; [L, R + 1], the rows as they are come first.
+class Point:
+    """A family at one level, on the rows as they are, and what single rows and documents contribute to where it lies.
 
-    NaN where the family does not reach the level.
+    Attributes:
+        complement: drop of the complement there.
+        rows: [N] by how much that moves with each test row, to first order.
+        unseen: by how much a row would move it that changes as no row has.
+        log_perplexity: log of the perplexity ratio, None without auxiliary text.
+        rows_of_perplexity, documents: [N] and [A], by how much that moves with each test row and each document.
+        mix: index of each setting mixed, and its share.
     """
 
-    complement: Array
-    log_perplexity: Array
+    complement: float
+    rows: Array
+    unseen: float
+    log_perplexity: float | None
+    rows_of_perplexity: Array
+    documents: Array
+    mix: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A family at all levels; None where it does not reach one.
+
+    Attributes:
+        points: [L].
+        reached_share: [L] share of resamples of the target rows in which it does.
+        settings: [L] what is mixed, in words.
+    """
+
+    points: tuple[Point | None, ...]
+    reached_share: Array
     settings: tuple[str, ...]
 
 
@@ -74,37 +99,31 @@ def frontier_tables(
         methods: those of all families.
         validation, test: scores, and the index of each method's edit in them, from 1.
         losses: of auxiliary text under the edits of `test`, None where there is none.
-        resamples, seed: bootstrap over the test rows within each concept, and over documents. Paths stay as they are; a resample in which
-            a path does not reach a level is left out of that level's interval.
+        resamples, seed: bootstrap over the target's test rows, behind `reached_share`.
         families: name -> which methods belong to it.
         family, against: which of them is compared, in the place of the tuned method, and with which.
     """
     (tried, tried_at), (judged, judged_at) = validation, test
     weights = stratified_weights(judged.truth, resamples, seed).astype(np.float64)
-    documents = None if losses is None else _document_weights(losses, resamples, seed)
     frontier: list[dict[str, Any]] = []
     matched: list[dict[str, Any]] = []
     paths = walked(methods, tried, tried_at, families)
     for site in sorted({str(method.ranges.site) for method in methods}):
         for measure in MEASURES:
-            readings: dict[str, dict[str, _Reading]] = {name: {} for name in families}
+            readings: dict[str, dict[str, Reading]] = {name: {} for name in families}
             for name, concept in product(families, judged.concepts):
                 if (site, concept, name, measure) in paths:
                     path = paths[site, concept, name, measure]
-                    places = [judged_at[i] for i in path]
-                    readings[name][concept] = _read(
-                        _drops(judged, concept, places, measure, weights),
-                        None if losses is None else _log_ratios(losses, places, documents),
-                        [methods[i].name for i in path],
-                    )
+                    places, names = [judged_at[i] for i in path], [methods[i].name for i in path]
+                    readings[name][concept] = read_path(judged, concept, measure, places, losses, weights, names)
             frontier += [
                 row
                 for name, found in readings.items()
                 for concept, reading in found.items()
-                for row in _rows(site, concept, name, measure, reading)
+                for row in _rows(site, concept, name, measure, reading, judged.truth)
             ]
             for other in against:
-                matched += _differences(site, measure, other, readings[family], readings[other])
+                matched += _differences(site, measure, other, readings[family], readings[other], judged.truth)
     return pa.Table.from_pylist(frontier, schema=_frontier_schema()), pa.Table.from_pylist(
         matched, schema=_matched_schema()
     )
@@ -126,8 +145,10 @@ def walked(
         own = [i for i in here if belongs(methods[i])]
         if own:
             for measure in MEASURES:
-                drops = _drops(validation, concept, [places[i] for i in own], measure, None)
-                found[site, concept, name, measure] = [own[i] for i in _path(*drops[:, :, 0])]
+                target, change = _changes(validation, concept, [places[i] for i in own], measure)
+                # of no rows there is no mean, and so no path
+                drops = [_mean(change[:, members]) for members in (target, ~target)]
+                found[site, concept, name, measure] = [own[i] for i in _path(*drops)]
     return found
 
 
@@ -150,120 +171,198 @@ def _path(target: Array, complement: Array) -> list[int]:
         x, y = float(target[at]), float(complement[at])
 
 
-def _drops(scores: RowScores, concept: str, index: Sequence[int], measure: str, weights: Array | None) -> Array:
-    """[2, m, R + 1] drops on target and complement of some edits: as the rows are, then resampled.
-
-    NaN where there are no rows.
-    """
+def _changes(
+    scores: RowScores, concept: str, index: Sequence[int], measure: str
+) -> tuple[npt.NDArray[np.bool_], Array]:
+    """[N] which rows are the concept's, and [m, N] the drop of each row under some edits."""
     values = scores.correct if measure == "accuracy" else scores.confidence
     change = values[0].astype(np.float64) - values[list(index)].astype(np.float64)
-    target = scores.truth == scores.concepts.index(concept)
-    ones = np.ones((1, len(target)))
-    drawn = ones if weights is None else np.concatenate([ones, weights])
-    found = []
-    for group in (target, ~target):
-        total = drawn[:, group].sum(axis=1)
-        found.append(change[:, group] @ drawn[:, group].T / np.where(total > 0, total, np.nan))
-    return np.stack(found)
+    return scores.truth == scores.concepts.index(concept), change
 
 
-def _log_ratios(losses: Losses, index: Sequence[int], weights: Array | None) -> Array:
-    """[m, R + 1] log perplexity minus that of the unedited model."""
-    ones = np.ones((1, len(losses.predicted)))
-    drawn = ones if weights is None else np.concatenate([ones, weights])
-    change = losses.losses[list(index)] - losses.losses[0]
-    return np.asarray(change @ drawn.T / (drawn @ losses.predicted))
+def _mean(change: Array) -> Array:
+    """[m] over rows [m, n]; NaN where there are none."""
+    return change.mean(axis=1) if change.shape[1] else np.full(len(change), np.nan)
 
 
-def _document_weights(losses: Losses, resamples: int, seed: int) -> Array:
-    """[R, N] how often each document is drawn."""
-    count = len(losses.predicted)
-    generator = np.random.default_rng([seed, count, 2])
-    return generator.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)
+def read_path(
+    scores: RowScores,
+    concept: str,
+    measure: str,
+    places: Sequence[int],
+    losses: Losses | None,
+    weights: Array,
+    names: Sequence[str],
+) -> Reading:
+    """A path read at the levels, by linear interpolation between neighbours, from no edit on.
+
+    Args:
+        places: of the path's settings in the scores and losses.
+        weights: [R, N] resamples of the rows.
+        names: of the settings.
+    """
+    own, change = _changes(scores, concept, places, measure)
+    target, complement = _mean(change[:, own]), _mean(change[:, ~own])
+    drawn = weights[:, own]
+    farthest = (change[:, own] @ drawn.T).max(axis=0, initial=-np.inf) / max(int(own.sum()), 1)
+    points: list[Point | None] = []
+    words: list[str] = []
+    for level in LEVELS:
+        mix = _mixed(target, level) if np.isfinite(complement).all() else None
+        points.append(None if mix is None else _point(mix, own, change, places, losses))
+        words.append("" if mix is None else _in_words(mix, names))
+    return Reading(tuple(points), np.array([float((farthest >= level).mean()) for level in LEVELS]), tuple(words))
 
 
-def _read(drops: Array, log_ratios: Array | None, names: Sequence[str]) -> _Reading:
-    """A path [2, m, R + 1] read at the levels, by linear interpolation between neighbours, from (0, 0) on."""
-    target, complement = drops
-    resamples = target.shape[1]
-    silent = np.full((len(names), resamples), np.nan) if log_ratios is None else log_ratios
-    found = np.full((2, len(LEVELS), resamples), np.nan)
-    settings = [""] * len(LEVELS)
-    for place, level in enumerate(LEVELS):
-        x, y, z = np.zeros(resamples), np.zeros(resamples), np.zeros(resamples)
-        open_ = np.ones(resamples, dtype=bool)
-        before = "unedited"
-        for i, name in enumerate(names):
-            crosses = open_ & (target[i] >= level)
-            share = np.divide(level - x, target[i] - x, out=np.ones(resamples), where=target[i] > x)
-            found[0, place, crosses] = (y + share * (complement[i] - y))[crosses]
-            found[1, place, crosses] = (z + share * (silent[i] - z))[crosses]
-            if crosses[0]:
-                settings[place] = (
-                    name if share[0] > 1 - 1e-9 else f"{1 - share[0]:.2f} {before} + {share[0]:.2f} {name}"
-                )
-            open_ &= ~crosses
-            # a setting that takes less from the target than the one before it is passed over
-            further = open_ & (target[i] > x)
-            before = name if further[0] else before
-            x, y, z = (np.where(further, new, old) for new, old in ((target[i], x), (complement[i], y), (silent[i], z)))
-    return _Reading(found[0], found[1], tuple(settings))
+def _mixed(target: Array, level: float) -> list[tuple[int, float]] | None:
+    """The neighbours on a path of target drops [m] between which a level lies, with their shares; -1 is no edit. None beyond its end."""
+    at, before = 0.0, -1
+    for i, drop in enumerate(target):
+        if drop >= level:
+            share = (level - at) / (drop - at)
+            return [(before, 1 - share), (i, share)]
+        if drop > at:  # a setting that takes less from the target than the one before it is passed over
+            at, before = float(drop), i
+    return None
 
 
-def _rows(site: str, concept: str, family: str, measure: str, reading: _Reading) -> list[dict[str, Any]]:
+def _in_words(mix: Sequence[tuple[int, float]], names: Sequence[str]) -> str:
+    (before, rest), (after, share) = mix
+    if share > 1 - 1e-9:
+        return names[after]
+    return f"{rest:.2f} {'unedited' if before < 0 else names[before]} + {share:.2f} {names[after]}"
+
+
+def _point(
+    mix: Sequence[tuple[int, float]],
+    own: npt.NDArray[np.bool_],
+    change: Array,
+    places: Sequence[int],
+    losses: Losses | None,
+) -> Point:
+    """Where a mixture lies. Its shares follow the rows' target drops, so that every target row moves it along the path."""
+
+    target, complement = change[:, own].mean(axis=1), change[:, ~own].mean(axis=1)
+    (before, _), (after, _) = mix
+
+    def mixed(values: Array) -> Array:
+        return np.asarray(sum((share * values[i] for i, share in mix if i >= 0), np.zeros(values.shape[1:])))
+
+    def slope(values: Array) -> float:
+        """By how much something rises along the path for each point of target drop."""
+        rise, run = (part[after] - (part[before] if before >= 0 else 0.0) for part in (values, target))
+        return float(rise / run)
+
+    drops = mixed(change)
+    rows = np.where(own, -slope(complement) * drops / own.sum(), drops / (~own).sum())
+    used = tuple((places[i], share) for i, share in mix if i >= 0 and share > 0)
+    unseen = float(1 / (~own).sum())
+    if losses is None:
+        return Point(float(mixed(complement)), rows, unseen, None, np.zeros_like(rows), np.zeros(0), used)
+    tokens = losses.predicted.sum()
+    costs = losses.losses[list(places)] - losses.losses[0]
+    ratios = costs.sum(axis=1) / tokens
+    documents = (mixed(costs) - mixed(ratios) * losses.predicted) / tokens
+    along = np.where(own, -slope(ratios) * drops / own.sum(), 0.0)
+    return Point(float(mixed(complement)), rows, unseen, float(mixed(ratios)), along, documents, used)
+
+
+def _rows(
+    site: str, concept: str, family: str, measure: str, reading: Reading, truth: npt.NDArray[np.int64]
+) -> list[dict[str, Any]]:
     rows = []
-    for place, level in enumerate(LEVELS):
+    parts = zip(LEVELS, reading.points, reading.reached_share, reading.settings, strict=True)
+    for level, point, share, settings in parts:
         row = {"site": site, "concept": concept, "family": family, "measure": measure, "target_drop": level}
-        row |= _spread("complement_drop", reading.complement[place]) | _spread(
-            "log_perplexity", reading.log_perplexity[place]
-        )
-        rows.append(
-            row | {"reached": bool(np.isfinite(reading.complement[place, 0])), "settings": reading.settings[place]}
-        )
+        row |= {"reached": point is not None, "reached_share": float(share), "settings": settings}
+        rows.append(row | spread("complement_drop", measure, [] if point is None else [point], [], truth))
     return rows
 
 
 def _differences(
-    site: str, measure: str, other: str, tuned: dict[str, _Reading], against: dict[str, _Reading]
+    site: str,
+    measure: str,
+    other: str,
+    tuned: dict[str, Reading],
+    against: dict[str, Reading],
+    truth: npt.NDArray[np.int64],
 ) -> list[dict[str, Any]]:
     """Tuned minus another family, mean over the concepts in which both reach the level. Selectivity gains what the complement is spared."""
     rows = []
     for place, level in enumerate(LEVELS):
-        both = [
-            concept
-            for concept in tuned
-            if concept in against
-            and np.isfinite([part[concept].complement[place, 0] for part in (tuned, against)]).all()
+        own, theirs = ({name: found[name].points[place] for name in found} for found in (tuned, against))
+        pairs = [
+            (point, rival)
+            for name, point in own.items()
+            if point is not None and (rival := theirs.get(name)) is not None
         ]
         row: dict[str, Any] = {"site": site, "measure": measure, "against": other, "target_drop": level}
-        row["concepts"] = len(both)
-        row["method_reaches"] = sum(bool(np.isfinite(part.complement[place, 0])) for part in tuned.values())
-        row["other_reaches"] = sum(bool(np.isfinite(part.complement[place, 0])) for part in against.values())
-        for name, sign in (("complement", -1), ("log_perplexity", 1)):
-            column = "selectivity" if name == "complement" else name
-            if not both:
-                row |= _spread(column, np.array([np.nan]))
-                continue
-            parts = [
-                sign * (getattr(tuned[concept], name)[place] - getattr(against[concept], name)[place])
-                for concept in both
-            ]
-            # a resample in which a concept misses the level says nothing of that concept; the others still count
-            stacked = np.array(parts)
-            known = np.isfinite(stacked)
-            means = np.where(known, stacked, 0).sum(axis=0) / np.where(known.any(axis=0), known.sum(axis=0), np.nan)
-            row |= _spread(column, means)
-        rows.append(row)
+        row |= {"concepts": len(pairs)}
+        row |= {
+            f"{who}_reaches": sum(point is not None for point in found.values())
+            for who, found in (("method", own), ("other", theirs))
+        }
+        firsts, seconds = [point for point, _ in pairs], [point for _, point in pairs]
+        rows.append(row | spread("selectivity", measure, firsts, seconds, truth))
     return rows
 
 
-def _spread(name: str, values: Array) -> dict[str, float | None]:
-    """Value and 95 % interval of [R + 1] readings; None where the rows themselves do not reach the level."""
-    if not np.isfinite(values[0]):
-        return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
-    drawn = values[1:][np.isfinite(values[1:])]
-    low, high = interval(drawn) if len(drawn) else (np.nan, np.nan)
-    return {name: float(values[0]), f"{name}_low": float(low), f"{name}_high": float(high)}
+def spread(
+    name: str, measure: str, points: Sequence[Point], minus: Sequence[Point], truth: npt.NDArray[np.int64]
+) -> dict[str, float | None]:
+    """The columns of a mean over concepts, of points or of their differences: value and 95 % limits, and those of the perplexity.
+
+    A drop that the complement is spared counts as selectivity gained, so differences of it are turned round.
+    """
+    found: dict[str, float | None] = {}
+    for column in (name, "log_perplexity"):
+        found |= dict.fromkeys((column, f"{column}_low", f"{column}_high"))
+    if not points:
+        return found
+    # the same mixture of the same settings is the same edit, whatever rows are drawn
+    same = bool(minus) and all(one.mix == two.mix for one, two in zip(points, minus, strict=True))
+    unseen = max(point.unseen for point in points) / len(points) if measure == "accuracy" and not same else 0.0
+    sign = -1.0 if minus else 1.0
+    value, rows = (_mean_over(part, points, minus, sign) for part in (lambda p: p.complement, lambda p: p.rows))
+    found |= _limits(name, float(value), rows, np.zeros(0), truth, unseen, 2.0 if minus else 1.0)
+    if all(point.log_perplexity is not None for point in points):
+        value, rows, documents = (
+            _mean_over(part, points, minus, 1.0)
+            for part in (lambda p: p.log_perplexity, lambda p: p.rows_of_perplexity, lambda p: p.documents)
+        )
+        found |= _limits("log_perplexity", float(value), rows, documents, truth, 0.0, np.inf)
+    return found
+
+
+def _mean_over(
+    part: Callable[[Point], Any], points: Sequence[Point], minus: Sequence[Point], sign: float
+) -> npt.NDArray[Any]:
+    """Mean over concepts of a part, or of its differences pair by pair, so that equal pairs leave exactly nothing."""
+    pairs = zip(points, minus, strict=True) if minus else ((point, None) for point in points)
+    parts = [part(one) if two is None else part(one) - part(two) for one, two in pairs]
+    return np.asarray(sign * sum(parts) / len(parts))
+
+
+def _limits(
+    name: str,
+    value: float,
+    rows: Array,
+    documents: Array,
+    truth: npt.NDArray[np.int64],
+    unseen: float,
+    bound: float,
+) -> dict[str, float | None]:
+    """Value and 95 % limits, documents being one more stratum of what could have been drawn."""
+    parts, strata = np.concatenate([rows, documents]), np.concatenate([truth, np.full(len(documents), -1)])
+    around = total(parts[None], strata, unseen)
+    ends = [value + float(end[0] - around.value[0]) for end in (around.low, around.high)]
+    low, high = (float(np.clip(end, -bound, bound)) for end in ends)
+    # a single row or document says nothing of its spread
+    return {
+        name: value,
+        f"{name}_low": low if np.isfinite(low) else None,
+        f"{name}_high": high if np.isfinite(high) else None,
+    }
 
 
 def _numbers(*names: str) -> list[tuple[str, pa.DataType]]:
@@ -277,6 +376,7 @@ def _frontier_schema() -> pa.Schema:
             *((name, pa.string()) for name in ("family", "measure")),
             ("target_drop", pa.float64()),
             ("reached", pa.bool_()),
+            ("reached_share", pa.float64()),
             *_numbers("complement_drop", "log_perplexity"),
             ("settings", pa.string()),
         ]

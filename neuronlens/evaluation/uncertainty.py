@@ -247,9 +247,9 @@ def _quotient(over: Array, under: Array, otherwise: float) -> Array:
 def stratified_weights(concept_of_row: npt.NDArray[np.integer], resamples: int, seed: int) -> npt.NDArray[np.float32]:
     """How often each row counts in each resample, rows being drawn within their concept.
 
-    `values [M, N] @ weights.T` resamples every sum over the rows of any concepts at once, and of all methods alike, so that comparisons
-    stay paired. It is for statistics that are no sums, such as a drop at matched dose; where there is a sum, `total` covers better
-    (`interval` of sums resampled so covers 90 to 95 times in 100 with 20 rows a concept).
+    `values [M, N] @ weights.T` resamples every sum over the rows of any concepts at once, and of all methods alike. It says how often
+    something happens, such as a drop being reached; for the interval of a sum, or of what is nearly one, `total` covers better than its
+    percentiles do.
 
     Of n rows n - 1 are drawn and counted n / (n - 1) times, which makes the variance of resampled means unbiased (Rao and Wu, Journal of
     the American Statistical Association 83, 1988). A row that is alone in its concept always counts once.
@@ -276,9 +276,3 @@ def stratified_weights(concept_of_row: npt.NDArray[np.integer], resamples: int, 
             times = np.bincount(drawn.ravel(), minlength=count * n).reshape(count, n)
             weights[start : start + count, places] = times * (n / (n - 1))
     return weights
-
-
-def interval(means: Array) -> tuple[Array, Array]:
-    """95 % percentile interval of resampled means [..., R]: two arrays [...]."""
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=-1)
-    return low, high

@@ -8,7 +8,7 @@ import pytest
 from benchmarks import coverage
 
 REPETITIONS = 300
-SETTINGS = [one for one in coverage.settings() if "resampled" not in one.quantity]
+SETTINGS = [*coverage.settings()]
 QUANTITIES = sorted({one.quantity for one in SETTINGS})
 # rows that are either broken or hardly touched leave a skew that Hall's interval overdoes while they are few
 HIGHEST = {"change of confidence, rows broken": 0.985}

@@ -17,7 +17,6 @@ from neuronlens.evaluation.uncertainty import (
     change_of_rate,
     contributions,
     difference,
-    interval,
     mcnemar_p,
     mean,
     mean_of_shares,
@@ -45,11 +44,6 @@ def test_wilson_by_its_formula(n, share):
 def test_wilson_at_the_ends_stays_a_rate_and_has_width():
     assert wilson(0, 20)[0] == 0.0 < wilson(0, 20)[1] < 0.2
     assert 0.8 < wilson(20, 20)[0] < wilson(20, 20)[1] == 1.0
-
-
-def test_the_interval_is_the_middle_95_percent():
-    low, high = interval(np.arange(1001, dtype=np.float64)[None])
-    assert (low[0], high[0]) == pytest.approx((25.0, 975.0))
 
 
 def counts(most=80):
