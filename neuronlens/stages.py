@@ -67,7 +67,7 @@ STAGES: Mapping[str, Stage] = {
             ("checkpoint", "auxiliary"),
             method=2,
         ),
-        Stage("fit", "neuronlens.ranges.fit:fit", ("prepare", "extract"), ("fit", "interventions", "seed"), method=2),
+        Stage("fit", "neuronlens.ranges.fit:fit", ("prepare", "extract"), ("fit", "interventions", "seed"), method=3),
         Stage(
             "evaluate",
             "neuronlens.evaluation.sweep:evaluate",

@@ -13,6 +13,7 @@ from neuronlens.activations.store import Activations, Floats
 from neuronlens.artifact import hash_value
 from neuronlens.errors import DatasetError
 from neuronlens.ranges.discriminative import separation_scores
+from neuronlens.ranges.histogram import Histogram, aligned
 from neuronlens.ranges.moments import Array, Moments, merge_all
 from neuronlens.ranges.saliency import SALIENCIES, auroc_scores, fit_probe, random_scores
 from neuronlens.sites import Site
@@ -20,7 +21,6 @@ from neuronlens.sites import Site
 Ints = npt.NDArray[np.int64]
 
 QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
-BINS = 64
 
 
 def no_tokens(neurons: int) -> Ordinary:
@@ -37,8 +37,8 @@ class SiteStatistics:
         concepts: [C].
         moments, rest: [C] of a concept's rows, and of all other concepts' rows pooled.
         quantiles: [C, Q, D] at `QUANTILES`.
-        histogram: [C, BINS, D] counts, on edges that a neuron's concepts share.
-        low, high: [D] outer edges of the histograms.
+        histogram: [C, BINS, D] counts, on edges that a neuron's concepts share (see `neuronlens.ranges.histogram`).
+        low, high: [D] outer edges of the histograms: equal bins, the last ones empty where fewer are needed.
         values: [C] arrays [D, n_c], the fit rows themselves.
         ordinary: tokens of ordinary text.
         seed: behind the scores that draw lots.
@@ -156,19 +156,19 @@ def fit_statistics(
     values = tuple(activations.values[where][:, kept[name]] for name in concepts)
     moments = tuple(Moments.of(part) for part in values)
     rest = tuple(merge_all([part for j, part in enumerate(moments) if j != i]) for i in range(len(concepts)))
-    low = np.min([part.minimum for part in moments], axis=0)
-    high = np.max([part.maximum for part in moments], axis=0)
     # float64, since interpolating between float32 values loses digits on neurons with a large mean
     quantiles = np.stack([np.quantile(part.astype(np.float64), QUANTILES, axis=1) for part in values])
-    histogram = np.stack([_histogram(part, low, high) for part in values])
-    tokens = no_tokens(len(low)) if ordinary is None else ordinary
-    return SiteStatistics(where, concepts, moments, rest, quantiles, histogram, low, high, values, tokens, seed)
-
-
-def _histogram(values: Floats, low: Array, high: Array) -> npt.NDArray[np.int32]:
-    """[BINS, D] counts of values [D, n] on equal bins from low to high; the last bin is closed, as in NumPy."""
-    neurons = len(values)
-    scale = np.divide(BINS, high - low, out=np.zeros(neurons), where=high > low)
-    place = ((values - low[:, None]) * scale[:, None]).astype(np.int64)
-    flat = np.clip(place, 0, BINS - 1) + np.arange(neurons)[:, None] * BINS
-    return np.bincount(flat.ravel(), minlength=neurons * BINS).reshape(neurons, BINS).T.astype(np.int32)
+    together, counts = aligned([Histogram.of(part) for part in values])
+    return SiteStatistics(
+        where,
+        concepts,
+        moments,
+        rest,
+        quantiles,
+        counts.astype(np.int32),
+        together.low,
+        together.high,
+        values,
+        no_tokens(len(together.low)) if ordinary is None else ordinary,
+        seed,
+    )

@@ -33,8 +33,8 @@ class Card:
         mean, std: of the concept's fit rows. complement_mean, complement_std: of the others'.
         lower, upper: the range, closed; None where only whole neurons were masked.
         dose_target, dose_complement: share of fit rows in the range; None likewise.
-        edges: [BINS + 1] edges of the bins, shared by both histograms.
-        target, complement: [BINS] rows of the concept, and of all others.
+        edges: [B + 1] edges of equal bins, shared by both histograms, as many as the rows of all concepts span.
+        target, complement: [B] rows of the concept, and of all others.
     """
 
     site: str
@@ -118,6 +118,8 @@ def _card(rows: Sequence[Row], concept: str, place: tuple[str, int], found: Row)
     own = next(row for row in rows if row["concept"] == concept)
     target = np.array(own["histogram"], dtype=np.int64)
     everyone = np.sum([row["histogram"] for row in rows], axis=0, dtype=np.int64)
+    spanned = np.flatnonzero(everyone)[-1] + 1  # beyond the largest value there are bins that no row is in
+    edges = np.linspace(own["histogram_low"], own["histogram_high"], len(target) + 1)
     whole = not math.isfinite(found["lower"][0])
     return Card(
         place[0],
@@ -132,9 +134,9 @@ def _card(rows: Sequence[Row], concept: str, place: tuple[str, int], found: Row)
         None if whole else found["upper"][0],
         None if whole else found["dose_target"],
         None if whole else found["dose_complement"],
-        np.linspace(own["histogram_low"], own["histogram_high"], len(target) + 1),
-        target,
-        everyone - target,
+        edges[: spanned + 1],
+        target[:spanned],
+        (everyone - target)[:spanned],
     )
 
 

@@ -6,15 +6,17 @@ HTML text, so no label is ever parsed by Vega, measured by the renderer or splic
 
 from __future__ import annotations
 
+import math
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from neuronlens.errors import NeuronLensError
-from neuronlens.report.neurons import Card
+from neuronlens.report.neurons import Card, Counts
 from neuronlens.report.theme import SHAPES, chart_config, light
 
 if TYPE_CHECKING:
@@ -71,10 +73,10 @@ def effects_chart(rows: Rows, low: float, high: float) -> str:
 
 def histogram_chart(card: Card) -> str:
     """A neuron's activations on the concept and on the others, each as a share of its rows per bin, and the range as a band."""
-    edges = card.edges[:: len(card.target) // BINS_DRAWN]
+    edges, target, complement = drawn_bins(card)
     bins = []
-    for group, counts in (("target", card.target), ("complement", card.complement)):
-        shares = merged(counts) / max(1, int(counts.sum()))
+    for group, counts in (("target", target), ("complement", complement)):
+        shares = counts / max(1, int(counts.sum()))
         # a step area needs the right edge of the last bin as well
         bins += [
             {"group": group, "edge": float(edge), "share": float(share)}
@@ -82,15 +84,18 @@ def histogram_chart(card: Card) -> str:
         ]
     band = []
     if card.lower is not None and card.upper is not None:
-        low, high = np.clip([card.lower, card.upper], card.edges[0], card.edges[-1])
+        low, high = np.clip([card.lower, card.upper], edges[0], edges[-1])
         band = [{"low": float(low), "high": float(high)}]
     return _render(_histogram_template, {"bins": bins, "band": band})
 
 
-def merged(counts: np.typing.NDArray[np.int64]) -> np.typing.NDArray[np.int64]:
-    """[BINS_DRAWN] counts of neighbouring bins together: a small panel shows no more."""
-    together: np.typing.NDArray[np.int64] = counts.reshape(BINS_DRAWN, -1).sum(axis=1)
-    return together
+def drawn_bins(card: Card) -> tuple[npt.NDArray[np.float64], Counts, Counts]:
+    """Edges and both counts of a card in at most `BINS_DRAWN` bins, neighbours put together: a small panel shows no more."""
+    together = math.ceil(len(card.target) / BINS_DRAWN)
+    starts = np.arange(0, len(card.target), together)
+    # all of one width, the last one too, so that a share is as high as it is dense
+    edges = card.edges[0] + together * (card.edges[1] - card.edges[0]) * np.arange(len(starts) + 1)
+    return edges, np.add.reduceat(card.target, starts), np.add.reduceat(card.complement, starts)
 
 
 def _effects_template() -> Chart:
@@ -126,7 +131,9 @@ def _effects_template() -> Chart:
 def _histogram_template() -> Chart:
     import altair as alt
 
-    x = alt.X("edge:Q", title="activation", axis=alt.Axis(tickCount=4, grid=False)).scale(zero=False, nice=False)
+    # float32 tells no more digits apart, and the bin of a neuron that is always 0 would be labelled with 20 of them
+    axis = alt.Axis(tickCount=4, grid=False, format=".7~g")
+    x = alt.X("edge:Q", title="activation", axis=axis).scale(zero=False, nice=False)
     y = alt.Y("share:Q", title="share of rows", axis=alt.Axis(tickCount=3, format=".0%")).stack(None)
     groups = ["complement", "target"]
     colour = alt.Color("group:N", legend=None, sort=groups).scale(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from neuronlens.report.neurons import Card
-from neuronlens.report.plots import effects_chart, histogram_chart, merged
+from neuronlens.report.plots import drawn_bins, effects_chart, histogram_chart
 from neuronlens.report.table import KIND_NAMES, is_main, main_summaries
 
 Row = Mapping[str, Any]
@@ -191,6 +191,5 @@ def _point(row: Row, audit: Row, main: set[tuple[str, str]]) -> dict[str, Any]:
 
 
 def _bins(card: Card) -> list[tuple[float, float, int, int]]:
-    target, complement = merged(card.target), merged(card.complement)
-    edges = card.edges[:: len(card.target) // len(target)].tolist()
-    return list(zip(edges[:-1], edges[1:], target.tolist(), complement.tolist(), strict=True))
+    edges, target, complement = (part.tolist() for part in drawn_bins(card))
+    return list(zip(edges[:-1], edges[1:], target, complement, strict=True))

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from neuronlens.errors import NeuronLensError
-from neuronlens.report.plots import effects_chart, inert_svg
+from neuronlens.ranges.histogram import Histogram
+from neuronlens.report.neurons import Card
+from neuronlens.report.plots import BINS_DRAWN, drawn_bins, effects_chart, histogram_chart, inert_svg
 from neuronlens.report.theme import COLOURS, variables
 
 
@@ -36,6 +40,36 @@ def test_only_main_methods_with_an_interval_have_crosses() -> None:
     bare = lines([_row("gaussian", main=False)])
     assert lines([_row("gaussian")]) == bare + 2
     assert lines([_row("gaussian", end=None)]) == bare
+
+
+def _card(bins: int) -> Card:
+    values = np.random.default_rng(bins).integers(0, 9, size=(2, bins))
+    numbers = dict.fromkeys(("d_prime", "mean", "std", "complement_mean", "complement_std"), 1.0)
+    bounds = {"lower": -2.0, "upper": -1.9, "dose_target": 0.5, "dose_complement": 0.5}
+    edges = 0.25 * np.arange(bins + 1) - 3
+    return Card("resid_post.0", "law", 3, **numbers, **bounds, edges=edges, target=values[0], complement=values[1])
+
+
+@pytest.mark.parametrize("bins", [1, 2, 31, 32, 33, 63, 64, 65, 128])
+def test_the_bins_drawn_are_few_equal_and_hold_every_row_where_it_is(bins: int) -> None:
+    card = _card(bins)
+    edges, *drawn = drawn_bins(card)
+    assert min(bins, BINS_DRAWN / 2) < len(edges) - 1 + (bins <= BINS_DRAWN) <= BINS_DRAWN + 1
+    assert len(set(np.diff(edges))) == 1
+    assert edges[0] == card.edges[0]
+    assert edges[-2] < card.edges[-1] <= edges[-1]
+    middle = (card.edges[:-1] + card.edges[1:]) / 2
+    for counts, merged in zip((card.target, card.complement), drawn, strict=True):
+        assert merged.tolist() == np.histogram(middle, edges, weights=counts)[0].tolist()
+
+
+@pytest.mark.parametrize("value", [0.0, 40.3, -40.3, 2.0**-149, 3.4e38])
+def test_the_one_bin_of_a_constant_neuron_has_labels_that_can_be_read(value: float) -> None:
+    bin_ = Histogram.of(np.full((1, 3), value, dtype=np.float32))
+    card = replace(_card(1), edges=np.array([bin_.low[0], bin_.low[0] + bin_.width[0]]), lower=value, upper=value)
+    labels = [element.text or "" for element in ET.fromstring(histogram_chart(card)).iter("text")]
+    assert "activation" in labels
+    assert max(map(len, labels)) <= len("share of rows")
 
 
 @pytest.mark.parametrize("element", ["script", "foreignObject", "image", "style", "a", "animate"])
