@@ -84,7 +84,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
                 "tau": [2.0],
                 "threshold": [1.0, 2.0],
                 "saliency": ["separation"],
-                "top": [0.1, 0.3, 0.6],
+                "top": [0.3, 0.6],
                 "gate": ["agreement"],
                 "operators": ["steer:-0.5", "steer:-1", "steer:-2"],
             },
@@ -214,7 +214,7 @@ class TunedParams(_Section):
     tau: Sweep[Tau] = Field(default=(2.0,), description="half-width of gaussian and quantile ranges")
     threshold: Sweep[Tau] = Field(default=(1.0, 2.0), description="density ratio of discriminative ranges")
     saliency: Sweep[Saliency] = Field(default=("separation",), description="rankings of the neurons")
-    top: Sweep[Share] = Field(default=(0.1, 0.3, 0.6), description="share of a site's neurons that is edited")
+    top: Sweep[Share] = Field(default=(0.3, 0.6), description="share of a site's neurons that is edited")
     gate: Sweep[Gate] = Field(
         default=("agreement",),
         description="agreement: edit a token only where the neurons together say it is the concept",

@@ -74,7 +74,7 @@ STAGES: Mapping[str, Stage] = {
             ("prepare", "fit"),
             (*_WORDS, "checkpoint.dtype", "extract.pooling", "extract.batch_tokens", "interventions", "evaluate"),
             ("checkpoint", "auxiliary", "questions"),
-            method=2,
+            method=3,
         ),
         Stage(
             "report",

@@ -21,9 +21,9 @@ def test_a_sweep_has_each_method_of_each_concept_once():
     # nor is there another place for a range that is everywhere
     assert kinds.count(("sweep", "random_ranges")) == 3 * 4 * 2 * 2
     assert kinds.count(("sweep", "other_concept")) == 3 * 4 * 2 * 3
-    # per concept: 3 shares of gaussian ranges and of discriminative ones at 2 thresholds
+    # per concept: 2 shares of gaussian ranges and of discriminative ones at 2 thresholds
     for kind in ("random_neurons", "random_ranges", "other_concept"):
-        assert kinds.count(("tuned", kind)) == 3 * 3 * 3
+        assert kinds.count(("tuned", kind)) == 3 * 2 * 3
 
 
 def test_whole_neurons_have_no_gate():
