@@ -273,7 +273,9 @@ class EvaluateParams(_Section):
     questions: str | None = Field(
         default=None, description="language models: multiple-choice questions in MMLU's format, JSON Lines"
     )
-    bootstrap: int = Field(default=1000, ge=100, description="resamples behind an interval")
+    bootstrap: int = Field(
+        default=1000, ge=100, description="resamples that say how surely a matched target drop is reached"
+    )
 
 
 class Config(_Section):

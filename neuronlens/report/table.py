@@ -45,7 +45,7 @@ class ResultRow:
         selectivity: target drop minus complement drop.
         dose_target, dose_complement: share of the looked-at activations that were changed.
         perplexity, base_perplexity: on ordinary text, with and without the edit; None where it was not measured.
-        *_interval: 95 % bootstrap over concepts; None with a single concept.
+        *_interval: 95 % over concepts; None with a single concept.
     """
 
     site: str
