@@ -357,12 +357,9 @@ def _limits(
     around = total(parts[None], strata, unseen)
     ends = [value + float(end[0] - around.value[0]) for end in (around.low, around.high)]
     low, high = (float(np.clip(end, -bound, bound)) for end in ends)
-    # a single row or document says nothing of its spread
-    return {
-        name: value,
-        f"{name}_low": low if np.isfinite(low) else None,
-        f"{name}_high": high if np.isfinite(high) else None,
-    }
+    names = (name, f"{name}_low", f"{name}_high")
+    # a single row or document says nothing of its spread, and so nothing can be said
+    return dict(zip(names, (value, low, high), strict=True)) if np.isfinite([low, high]).all() else dict.fromkeys(names)
 
 
 def _numbers(*names: str) -> list[tuple[str, pa.DataType]]:
