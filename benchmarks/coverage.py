@@ -19,7 +19,7 @@ from scipy.stats import binom, false_discovery_control, norm
 
 from neuronlens.artifact import library_versions, write_json
 from neuronlens.evaluation import uncertainty as unc
-from neuronlens.evaluation.frontier import LEVELS, read_path, spread
+from neuronlens.evaluation.matched import LEVELS, read_path, spread
 from neuronlens.evaluation.scoring import RowScores
 
 Array = npt.NDArray[np.float64]

@@ -36,7 +36,8 @@ from neuronlens.config import Config, TunedParams, load_config
 from neuronlens.dataset import Dataset, read_dataset, read_documents
 from neuronlens.evaluation.choice import FAMILIES, choose
 from neuronlens.evaluation.contrasts import contrasts_table
-from neuronlens.evaluation.frontier import LEVELS, Losses, frontier_tables, walked
+from neuronlens.evaluation.frontier import frontier_tables, walked
+from neuronlens.evaluation.matched import LEVELS, Losses
 from neuronlens.evaluation.measure import measure
 from neuronlens.evaluation.methods import Method, by_place, distinct
 from neuronlens.evaluation.scoring import RowScores, document_losses, score_rows

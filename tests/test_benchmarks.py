@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from benchmarks import selectivity
 from neuronlens.artifact import write_table
 from neuronlens.evaluation import frontier
-from neuronlens.evaluation.frontier import LEVELS
+from neuronlens.evaluation.matched import LEVELS
 from neuronlens.example import corpus
 from tests.conftest import labelled, sentences
 

@@ -16,7 +16,8 @@ from neuronlens.config import Config
 from neuronlens.dataset import Dataset, read_dataset, read_documents
 from neuronlens.evaluation.choice import FAMILIES, choose, members
 from neuronlens.evaluation.contrasts import contrasts_table
-from neuronlens.evaluation.frontier import Losses, frontier_tables, walked
+from neuronlens.evaluation.frontier import frontier_tables, walked
+from neuronlens.evaluation.matched import Losses
 from neuronlens.evaluation.measure import MEASURED, SELECTIVITY, adjust, measure
 from neuronlens.evaluation.methods import Method, by_place, distinct, read_methods
 from neuronlens.evaluation.questions import COLUMNS as QUESTION_COLUMNS

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from neuronlens.evaluation.frontier import LEVELS, Losses, frontier_tables, read_path
+from neuronlens.evaluation.frontier import frontier_tables
+from neuronlens.evaluation.matched import LEVELS, Losses
 from tests.evaluation.by_hand import losing, method, scores
 
 TWO = np.repeat([0, 1], 10)  # ten rows of finance, ten of health
@@ -187,42 +188,6 @@ def test_the_difference_is_a_mean_over_the_concepts_that_both_reach():
     whole = [row for row in matched.to_pylist() if row["against"] == "whole"]
     assert {(row["concepts"], row["selectivity"]) for row in whole} == {(0, None)}
     assert {row["family"] for row in frontier.to_pylist()} == {"paper", "tuned"}
-
-
-def test_single_rows_move_a_point_as_far_as_its_interval_takes_them_to():
-    """Each row is counted a little more, and the path read again: its effect to first order is what the interval adds up."""
-    drawn = np.random.default_rng(3)
-    truth = np.repeat([0, 1, 2], [30, 20, 25])
-    chances = np.where(truth == 0, [[0.3], [0.8]], [[0.1], [0.3]])
-    judged = scores(truth, np.concatenate([np.ones((1, 75), bool), drawn.random((2, 75)) > chances]))
-    losses = Losses(np.concatenate([np.full((1, 6), 50.0), 50 + drawn.random((2, 6)) * [[2], [9]]]), np.arange(20, 26))
-
-    def read(more=None, document=None):
-        """At a drop of a half, by hand: linear between neighbours, from weighted rows and documents."""
-        weights, kept = np.ones(75), np.ones(6)
-        if more is not None:
-            weights[more] += 1e-6
-        if document is not None:
-            kept[document] += 1e-6
-        lost = (judged.correct[0] * 1.0 - judged.correct[1:]) @ np.diag(weights)
-        at, cost = (lost[:, part].sum(axis=1) / weights[part].sum() for part in (truth == 0, truth != 0))
-        spent = (losses.losses[1:] - losses.losses[0]) @ kept / (losses.predicted @ kept)
-        return np.array([np.interp(0.5, [0, *at], [0, *cost]), np.interp(0.5, [0, *at], [0, *spent])])
-
-    point = read_path(judged, "finance", "accuracy", [1, 2], losses, np.ones((1, 75)), ["a", "b"]).points[2]
-    exact = read()
-    assert [point.complement, point.log_perplexity] == pytest.approx(exact)
-    assert 0 < dict(point.mix)[1] < 1
-    for row in range(75):
-        own = truth == truth[row]
-        moved = (read(row) - exact) / 1e-6
-        # more weight on one row of a group takes weight from the others: influence is around the group's mean
-        group = own if truth[row] == 0 else truth != 0
-        for parts, step in zip((point.rows, point.rows_of_perplexity), moved, strict=True):
-            assert parts[row] - parts[group].mean() == pytest.approx(step, abs=1e-5)
-    for document in range(6):
-        step = (read(document=document) - exact)[1] / 1e-6
-        assert point.documents[document] == pytest.approx(step, abs=1e-5)
 
 
 def test_the_share_of_resamples_that_reach_a_drop_is_that_of_the_targets_rows():
