@@ -49,9 +49,7 @@ def deciding_logits(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
         classes: torch.Tensor = model(**inputs).logits
         return classes.float()
     inputs["position_ids"] = batch.position_ids
-    width = batch.input_ids.shape[1]
-    last = width - 1 - batch.attention_mask.flip(1).argmax(dim=1)
-    columns, place = last.unique(return_inverse=True)
+    columns, place = deciding_columns(model, batch).unique(return_inverse=True)
 
     def own_column(_: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         hidden = args[0]
@@ -64,6 +62,13 @@ def deciding_logits(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     finally:
         handle.remove()
     return logits[:, 0].float()
+
+
+def deciding_columns(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    """[B] column of the token whose last hidden state decides a row: a decoder's last real one, an encoder's first of all."""
+    if not family_of(model.config.model_type).decoder:
+        return torch.zeros(len(batch.input_ids), dtype=torch.long, device=batch.input_ids.device)
+    return batch.input_ids.shape[1] - 1 - batch.attention_mask.flip(1).argmax(dim=1)
 
 
 def continuations(

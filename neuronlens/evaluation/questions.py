@@ -9,11 +9,10 @@ import numpy.typing as npt
 import torch
 
 from neuronlens.activations.batching import iterate, pad_id_of, token_budget_batches
-from neuronlens.activations.readout import deciding_logits
 from neuronlens.checkpoint import Checkpoint
 from neuronlens.config import Config
 from neuronlens.encoding import Asked, encode_questions
-from neuronlens.evaluation.scoring import all_passes
+from neuronlens.evaluation.scoring import all_deciding
 from neuronlens.evaluation.uncertainty import wilson
 from neuronlens.interventions.edit import Edit
 from neuronlens.progress import track
@@ -38,12 +37,8 @@ def score_questions(
     batches = token_budget_batches([len(ids) for ids in asked.encoded], batch_tokens)
     letters = torch.tensor(asked.letters, device=model.device)
     with torch.inference_mode():
-        passes = all_passes(
-            model,
-            interventions,
-            iterate(asked.encoded, batches, pad_id=pad_id_of(checkpoint.tokenizer), device=model.device),
-            deciding_logits,
-        )
+        iterated = iterate(asked.encoded, batches, pad_id=pad_id_of(checkpoint.tokenizer), device=model.device)
+        passes = all_deciding(model, interventions, iterated)
         for batch, index, logits, _ in track(passes, len(batches) * (len(interventions) + 1), "questions"):
             offered = torch.arange(len(letters)) < choices[torch.from_numpy(batch.rows)][:, None]
             said = logits[:, letters].cpu().masked_fill(~offered, -torch.inf).argmax(dim=1)

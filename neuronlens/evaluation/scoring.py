@@ -18,6 +18,7 @@ from neuronlens.config import DatasetParams, Scoring
 from neuronlens.dataset import Dataset
 from neuronlens.encoding import Encoder, encoder_for, longest_input, resolve_labels
 from neuronlens.errors import DatasetError, NonFiniteActivationError
+from neuronlens.evaluation.deciding import deciding_passes, logit_bytes
 from neuronlens.evaluation.suffix import edited_passes
 from neuronlens.interventions.edit import Dose, Edit, edit
 from neuronlens.progress import track
@@ -28,11 +29,6 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float32]
 Counts = npt.NDArray[np.int32]  # there is one for every edit and row
 Doubles = npt.NDArray[np.float64]
-
-# All positions' logits are held at once, which for a large vocabulary is far more than the hidden states. A processor takes several times
-# as long over what its caches do not hold.
-_LOGIT_BYTES: dict[str, int] = {"cpu": 8 << 20}
-_LOGIT_BYTES_ELSEWHERE = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -107,10 +103,8 @@ def score_rows(
     pad_id, device = pad_id_of(checkpoint.tokenizer), model.device
     with torch.inference_mode():
         first = next(iterate(encoded, batches, pad_id=pad_id, device=device))
-        no_op, suffix = fidelity(model, interventions, lambda: deciding_logits(model, first))
-        passes = all_passes(
-            model, interventions, iterate(encoded, batches, pad_id=pad_id, device=device), deciding_logits
-        )
+        no_op, suffix = fidelity(model, interventions, first)
+        passes = all_deciding(model, interventions, iterate(encoded, batches, pad_id=pad_id, device=device))
         for batch, index, logits, dose in track(passes, len(batches) * (len(interventions) + 1), "evaluate"):
             texts: Sequence[str] = ()
             if scoring == "generate":
@@ -149,8 +143,7 @@ def document_losses(
             "no document has two tokens", where="evaluate.auxiliary", cure="Perplexity needs running text."
         )
     losses = np.zeros((len(interventions) + 1, len(encoded)))
-    logit_bytes = _LOGIT_BYTES.get(model.device.type, _LOGIT_BYTES_ELSEWHERE)
-    budget = max(1, logit_bytes // (4 * int(model.config.vocab_size)))
+    budget = max(1, logit_bytes(model.device) // (4 * int(model.config.vocab_size)))
     batches = token_budget_batches([len(ids) for ids in encoded], budget)
     with torch.inference_mode():
         passes = all_passes(
@@ -169,25 +162,35 @@ def perplexity(losses: Doubles, predicted: Ints) -> Doubles:
     return np.asarray(np.exp(losses.sum(axis=-1) / predicted.sum()))
 
 
-def fidelity(
-    model: PreTrainedModel, interventions: Sequence[Edit], forward: Callable[[], torch.Tensor]
-) -> tuple[float, float]:
-    """Do the hooks and the suffix do what they say? Checked on one batch, at every site that is edited.
+def fidelity(model: PreTrainedModel, interventions: Sequence[Edit], batch: Batch) -> tuple[float, float]:
+    """Do the hooks and the short cuts do what they say? Checked on one batch, at every site that is edited.
 
     Returns:
         Largest |logit difference| between the plain forward pass and one with hooks that change nothing (0 unless something is broken), and
-        between a full pass with an edit and the suffix with the same edit.
+        between a full pass with an edit and the short cut with the same edit.
     """
-    plain, no_op, suffix = forward(), 0.0, 0.0
+    plain, no_op, suffix = deciding_logits(model, batch), 0.0, 0.0
     for site in sorted({item.site for item in interventions}):
         item = next(item for item in interventions if item.site == site)
         with edit(model, item.idle()):
-            no_op = max(no_op, float((forward() - plain).abs().max()))
+            no_op = max(no_op, float((deciding_logits(model, batch) - plain).abs().max()))
         with edit(model, item):
-            full = forward()
-        *_, (resumed, _) = edited_passes(model, [item], forward)
+            full = deciding_logits(model, batch)
+        *_, (_, resumed, _) = deciding_passes(model, [item], batch)
         suffix = max(suffix, float((full - resumed).abs().max()))
     return no_op, suffix
+
+
+def all_deciding(
+    model: PreTrainedModel, interventions: Sequence[Edit], batches: Iterator[Batch]
+) -> Iterator[tuple[Batch, int, torch.Tensor, Dose]]:
+    """Deciding logits of each batch, unedited (index 0) and under each intervention (1 to M), with the edit's dose.
+
+    Batch by batch, so that what the prefix gave is in memory for every edit and nothing is spilled.
+    """
+    for batch in batches:
+        for index, logits, dose in deciding_passes(model, interventions, batch):
+            yield batch, index, logits, dose
 
 
 def all_passes(

@@ -8,7 +8,7 @@ The edit's hooks are the same as in a full pass.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -86,6 +86,17 @@ def edited_passes(
     with record_blocks(model, [blocks_before(item.site) for item in interventions]) as outputs:
         result = forward()
     yield result, Dose()
+    yield from resumed_passes(model, interventions, outputs, forward)
+
+
+def resumed_passes(
+    model: PreTrainedModel, interventions: Sequence[Edit], outputs: Mapping[int, Any], forward: Callable[[], T]
+) -> Iterator[tuple[T, Dose]]:
+    """What a forward call gives under each intervention alone, resumed after the blocks that it leaves as they are.
+
+    Args:
+        outputs: what `record_blocks` kept of an unedited call on the same batch.
+    """
     for item in interventions:
         count = blocks_before(item.site)
         with resume_after(model, count, outputs.get(count)), edit(model, item) as (dose,):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
@@ -46,7 +47,13 @@ class Edit(Protocol):
         """The same edit with its tensors on a device."""
 
     def apply(self, hidden: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """New activations [B, T, D] and [B, T, width] bool, which were changed; `tokens` [B, T] says where it may act."""
+        """New activations [B, T, D] and [B, T, width] bool, which were changed; `tokens` [B, T] says where it may act.
+
+        Every token is treated by itself, so some of them may be edited without the others.
+        """
+
+    def changed(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """[B, T, width] bool, what `apply` would change."""
 
     def idle(self) -> Edit:
         """An edit like this one that never changes anything."""
@@ -141,22 +148,32 @@ class Intervention:
         """
         picked = hidden[..., self.neurons]
         values = picked.float()
-        inside = torch.zeros_like(picked, dtype=torch.bool)
         name, number = parse_operator(self.operator)
         new = values
-        for interval in range(self.lower.shape[1]):
-            lower, upper = self.lower[:, interval], self.upper[:, interval]
-            here = (values >= lower) & (values <= upper)
+        within = self._within(values)
+        for lower, upper, here in zip(self.lower.T, self.upper.T, within, strict=True):
             target = replace(self.target, lower=lower, upper=upper)
             new = torch.where(here, OPERATORS[name](values, target, number), new)
-            inside |= here
-        if self.evidence is not None and self.threshold is not None:
-            for inward, outward, least in zip(*self.evidence, self.threshold, strict=True):
-                tokens = tokens & (torch.where(inside, inward, outward).sum(dim=-1) >= least)
-        inside &= tokens[..., None]
+        inside = self._agreed(within, tokens)
         edited = hidden.clone()
         edited[..., self.neurons] = torch.where(inside, new.to(hidden.dtype), picked)
         return edited, inside
+
+    def changed(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """[B, T, K] bool, what `apply` would change."""
+        return self._agreed(self._within(hidden[..., self.neurons].float()), tokens)
+
+    def _within(self, values: torch.Tensor) -> list[torch.Tensor]:
+        """[B, T, K] bool for each interval, which values lie in it."""
+        return [(values >= lower) & (values <= upper) for lower, upper in zip(self.lower.T, self.upper.T, strict=True)]
+
+    def _agreed(self, within: Sequence[torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
+        """[B, T, K] bool, which of the values in range are edited."""
+        inside = functools.reduce(torch.logical_or, within)
+        if self.evidence is not None and self.threshold is not None:
+            for inward, outward, least in zip(*self.evidence, self.threshold, strict=True):
+                tokens = tokens & (torch.where(inside, inward, outward).sum(dim=-1) >= least)
+        return inside & tokens[..., None]
 
 
 @dataclass(frozen=True)
@@ -203,8 +220,12 @@ class LinearErasure:
         values = hidden.float()
         along = (values - self.mean) @ self.probe
         moved = (values - along[..., None] * self.direction).to(hidden.dtype)
-        changed = tokens[..., None].expand(*tokens.shape, self.width)
+        changed = self.changed(hidden, tokens)
         return torch.where(changed, moved, hidden), changed
+
+    def changed(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """[B, T, D] bool, what `apply` would change: every coordinate of a token."""
+        return tokens[..., None].expand_as(hidden)
 
 
 @dataclass
