@@ -31,6 +31,9 @@ Counts = npt.NDArray[np.int32]  # there is one for every edit and row
 Doubles = npt.NDArray[np.float64]
 
 
+_ROUNDINGS = 16
+
+
 @dataclass(frozen=True)
 class RowScores:
     """Per row, of the unedited model (index 0) and of M edited ones (1 to M).
@@ -43,7 +46,8 @@ class RowScores:
         confidence: [M + 1, N] probability of the row's own concept.
         changed, looked_at: [M + 1, N] activations changed, out of how many.
         no_op_difference: largest |logit difference| that a hook which changes nothing makes; must be 0.
-        suffix_difference: largest |logit difference| between the suffix and a full pass with the same edit.
+        suffix_difference: largest |logit difference| between the short cuts and a full pass with the same edit.
+        suffix_tolerance: what the model's precision may leave of it, since short cuts add up the same products in another order.
     """
 
     concepts: tuple[str, ...]
@@ -55,6 +59,7 @@ class RowScores:
     looked_at: Counts
     no_op_difference: float
     suffix_difference: float
+    suffix_tolerance: float = 0.0
 
     @property
     def correct(self) -> npt.NDArray[np.bool_]:
@@ -103,7 +108,7 @@ def score_rows(
     pad_id, device = pad_id_of(checkpoint.tokenizer), model.device
     with torch.inference_mode():
         first = next(iterate(encoded, batches, pad_id=pad_id, device=device))
-        no_op, suffix = fidelity(model, interventions, first)
+        fidelity = check_fidelity(model, interventions, first)
         passes = all_deciding(model, interventions, iterate(encoded, batches, pad_id=pad_id, device=device))
         for batch, index, logits, dose in track(passes, len(batches) * (len(interventions) + 1), "evaluate"):
             texts: Sequence[str] = ()
@@ -122,7 +127,7 @@ def score_rows(
             confidence[index, batch.rows] = answers.confidence.numpy()[np.arange(len(own)), own]
             if index:
                 changed[index, batch.rows], looked_at[index, batch.rows] = dose.changed.cpu(), dose.looked_at.cpu()
-    return RowScores(labels.concepts, rows, truth, predicted, confidence, changed, looked_at, no_op, suffix)
+    return RowScores(labels.concepts, rows, truth, predicted, confidence, changed, looked_at, *fidelity)
 
 
 def document_losses(
@@ -162,12 +167,13 @@ def perplexity(losses: Doubles, predicted: Ints) -> Doubles:
     return np.asarray(np.exp(losses.sum(axis=-1) / predicted.sum()))
 
 
-def fidelity(model: PreTrainedModel, interventions: Sequence[Edit], batch: Batch) -> tuple[float, float]:
+def check_fidelity(model: PreTrainedModel, interventions: Sequence[Edit], batch: Batch) -> tuple[float, float, float]:
     """Do the hooks and the short cuts do what they say? Checked on one batch, at every site that is edited.
 
     Returns:
-        Largest |logit difference| between the plain forward pass and one with hooks that change nothing (0 unless something is broken), and
-        between a full pass with an edit and the short cut with the same edit.
+        Largest |logit difference| between the plain forward pass and one with hooks that change nothing (0 unless something is broken);
+        between a full pass with an edit and the short cut with the same edit; and what the latter may not exceed, `_ROUNDINGS` roundings
+        of the largest logit in the model's precision.
     """
     plain, no_op, suffix = deciding_logits(model, batch), 0.0, 0.0
     for site in sorted({item.site for item in interventions}):
@@ -178,7 +184,8 @@ def fidelity(model: PreTrainedModel, interventions: Sequence[Edit], batch: Batch
             full = deciding_logits(model, batch)
         *_, (_, resumed, _) = deciding_passes(model, [item], batch)
         suffix = max(suffix, float((full - resumed).abs().max()))
-    return no_op, suffix
+    tolerance = _ROUNDINGS * torch.finfo(model.dtype).eps * float(plain.abs().max())
+    return no_op, suffix, tolerance
 
 
 def all_deciding(

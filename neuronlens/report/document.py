@@ -151,6 +151,7 @@ def _trust(config: Config, facts: Mapping[str, Any], results: Rows) -> dict[str,
     return {
         "no_op_difference": facts["evaluate"]["no_op_difference"],
         "suffix_difference": facts["evaluate"]["suffix_difference"],
+        "suffix_tolerance": facts["evaluate"]["suffix_tolerance"],
         "fit_rows": {
             name: {"available": available[name], "used": used[name], "dropped": available[name] - used[name]}
             for name in used

@@ -38,7 +38,9 @@ def _lines(audit: Mapping[str, Any]) -> Iterator[str]:
     yield from _verdicts(audit)
     yield from _methods(audit)
     wary = [*trust["warnings"]]
-    if trust["no_op_difference"] or trust["suffix_difference"]:
+    if trust["suffix_difference"] > trust["suffix_tolerance"]:
+        wary.insert(0, "running the model from a site onwards gave other logits than running it whole")
+    if trust["no_op_difference"]:
         wary.insert(0, "an edit that does nothing changed the logits")
     if wary:
         yield f"- **Beware**: {count(len(wary), 'warning')}, first: {markdown(wary[0])}"

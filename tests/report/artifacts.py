@@ -249,6 +249,7 @@ def make_audit(
             "rows": 20 * len(concepts),
             "no_op_difference": 0.0,
             "suffix_difference": 0.0,
+            "suffix_tolerance": 1e-5,
             "perplexity": True,
             "dtype": "float32",
             "device": "cpu",

@@ -198,3 +198,10 @@ def test_a_broken_no_op_is_shouted(audit: Any) -> None:
     assert 'class="warning">Largest change' not in html(audit)
     audit["trust"]["no_op_difference"] = 0.25
     assert 'class="warning">Largest change of a logit by an edit that does nothing: 0.250.' in html(audit)
+
+
+def test_a_short_cut_is_shouted_about_beyond_its_tolerance_only(audit: Any) -> None:
+    for difference, shouted in ((1e-6, False), (1e-4, True)):
+        audit["trust"]["suffix_difference"] = difference
+        assert audit["trust"]["suffix_tolerance"] == 1e-5
+        assert ('class="warning">Largest change' in html(audit)) == shouted
