@@ -2,7 +2,7 @@
 
 Neighbouring settings are mixed to reach the drop exactly. What a mixture costs is nearly a sum over rows and documents: the shares follow
 the target's rows, so each of them moves the point along the path, and each of the others moves it across. Its interval is that of this
-sum, which covers better than percentiles of resamples do (`python -m benchmarks.coverage`).
+sum; `python -m benchmarks.coverage` says how often it covers. Percentiles of resamples would leave out those that miss the drop.
 """
 
 from __future__ import annotations
