@@ -12,7 +12,7 @@ from benchmarks.measure import Ratio, interleave
 from neuronlens.activations.batching import collate, token_budget_batches
 from neuronlens.activations.capture import capture
 from neuronlens.activations.readout import deciding_logits
-from neuronlens.evaluation.suffix import edited_passes, record_blocks, resume_after
+from neuronlens.evaluation.suffix import record_blocks, resume_after, resumed_passes, run_unedited
 from neuronlens.interventions.edit import Intervention, edit
 from neuronlens.sites import Site
 
@@ -88,7 +88,8 @@ def suffix(model: PreTrainedModel) -> list[Ratio]:
                 deciding_logits(model, batch)
 
     def resumes() -> None:
-        for _ in edited_passes(model, sweep, lambda: deciding_logits(model, batch)):
+        _, _, kept = run_unedited(model, sweep, lambda: deciding_logits(model, batch))
+        for _ in resumed_passes(model, sweep, kept, lambda: deciding_logits(model, batch)):
             pass
 
     return found + interleave(fulls, {"unedited pass and 8 edits at block 6": resumes}, rounds=3)

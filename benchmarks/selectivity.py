@@ -40,7 +40,8 @@ from neuronlens.evaluation.frontier import frontier_tables, walked
 from neuronlens.evaluation.matched import LEVELS, Losses
 from neuronlens.evaluation.measure import measure
 from neuronlens.evaluation.methods import Method, by_place, distinct
-from neuronlens.evaluation.scoring import RowScores, document_losses, score_rows
+from neuronlens.evaluation.scoring import RowScores, score_rows
+from neuronlens.evaluation.text import document_losses
 from neuronlens.example import Example, make_example
 from neuronlens.example.corpus import generate
 from neuronlens.ranges.fit import candidate_ranges, sweep_ranges

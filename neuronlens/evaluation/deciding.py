@@ -15,22 +15,13 @@ import torch
 from neuronlens.activations.batching import Batch
 from neuronlens.activations.readout import deciding_columns, deciding_logits
 from neuronlens.activations.tokens import TokenTracker, resolve_pooling
-from neuronlens.evaluation.suffix import blocks_before, record_blocks, resume_after, resumed_passes
+from neuronlens.evaluation.head import head_logits, logit_bytes
+from neuronlens.evaluation.suffix import resumed_passes, run_unedited, split_at_head
 from neuronlens.interventions.edit import Dose, Edit
 from neuronlens.sites import family_of, layer_count
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-# For a large vocabulary logits are far more than the hidden states, and a processor takes several times as long over what its caches do
-# not hold.
-_LOGIT_BYTES: dict[str, int] = {"cpu": 8 << 20}
-_LOGIT_BYTES_ELSEWHERE = 256 << 20
-
-
-def logit_bytes(device: torch.device) -> int:
-    """Bytes of logits to hold at once on a device."""
-    return _LOGIT_BYTES.get(device.type, _LOGIT_BYTES_ELSEWHERE)
 
 
 def deciding_passes(
@@ -41,21 +32,17 @@ def deciding_passes(
     Yields:
         Index, [B, V] float32 logits, and the edit's dose.
     """
-    layers = layer_count(model.config)
-    ends = [i for i, item in enumerate(interventions) if blocks_before(item.site) == layers]
-    others = [i for i in range(len(interventions)) if i not in {*ends}]
-    with (
-        TokenTracker(model) as tracker,
-        record_blocks(model, [blocks_before(i.site) for i in interventions]) as outputs,
-    ):
-        logits = deciding_logits(model, batch)
+    ends, others = split_at_head(model, interventions)
+    logits, tracker, outputs = run_unedited(model, interventions, lambda: deciding_logits(model, batch))
     yield 0, logits, Dose()
     passes = resumed_passes(model, [interventions[i] for i in others], outputs, lambda: deciding_logits(model, batch))
     for i, (result, dose) in zip(others, passes, strict=True):
         yield i + 1, result, dose
     if ends:
         edits = [interventions[i] for i in ends]
-        for i, (result, dose) in zip(ends, _head_passes(model, edits, batch, tracker, outputs[layers]), strict=True):
+        for i, (result, dose) in zip(
+            ends, _head_passes(model, edits, batch, tracker, outputs[layer_count(model.config)]), strict=True
+        ):
             yield i + 1, result, dose
 
 
@@ -77,22 +64,5 @@ def _head_passes(
             tokens = tracker.where(item.positions, pooling).to(device)
             vectors.append(placed.apply(own, tokens[rows, columns][:, None])[0])
             doses.append(Dose(placed.changed(hidden, tokens).sum(dim=(1, 2)), tokens.sum(dim=1) * item.width, 1))
-        logits = _head(model, torch.cat(vectors), output)
+        logits = head_logits(model, torch.cat(vectors), output)
         yield from zip(logits.split(len(hidden)), doses, strict=True)
-
-
-def _head(model: PreTrainedModel, hidden: torch.Tensor, output: Any) -> torch.Tensor:
-    """[N, V] float32 logits of single vectors [N, 1, D] behind the last block.
-
-    Args:
-        output: what the last block returned, for its form.
-    """
-    ones = torch.ones(len(hidden), 1, dtype=torch.long, device=model.device)
-    given = (hidden, *output[1:]) if isinstance(output, tuple) else hidden
-    inputs: dict[str, Any] = {"input_ids": torch.zeros_like(ones), "attention_mask": ones}
-    decoder = family_of(model.config.model_type).decoder
-    if decoder:
-        inputs |= {"position_ids": torch.zeros_like(ones), "use_cache": False}
-    with resume_after(model, layer_count(model.config), given):
-        logits: torch.Tensor = model(**inputs).logits
-    return (logits[:, -1] if decoder else logits).float()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,10 +15,9 @@ from neuronlens.activations.readout import continuations, deciding_logits, read_
 from neuronlens.checkpoint import Checkpoint
 from neuronlens.config import DatasetParams, Scoring
 from neuronlens.dataset import Dataset
-from neuronlens.encoding import Encoder, encoder_for, longest_input, resolve_labels
+from neuronlens.encoding import encoder_for, resolve_labels
 from neuronlens.errors import DatasetError, NonFiniteActivationError
-from neuronlens.evaluation.deciding import deciding_passes, logit_bytes
-from neuronlens.evaluation.suffix import edited_passes
+from neuronlens.evaluation.deciding import deciding_passes
 from neuronlens.interventions.edit import Dose, Edit, edit
 from neuronlens.progress import track
 
@@ -130,43 +128,6 @@ def score_rows(
     return RowScores(labels.concepts, rows, truth, predicted, confidence, changed, looked_at, *fidelity)
 
 
-def document_losses(
-    checkpoint: Checkpoint, documents: Sequence[str], interventions: Sequence[Edit], *, max_tokens: int = 128
-) -> tuple[Doubles, Ints]:
-    """Negative log likelihood of ordinary text, unedited (index 0) and under each intervention (1 to M).
-
-    Documents of a single token predict nothing and are left out; padding is in neither sum.
-
-    Returns:
-        [M + 1, N] sum of each document's token losses in nats, and [N] how many tokens were predicted.
-    """
-    model = checkpoint.model
-    encoder = Encoder(checkpoint.tokenizer, min(max_tokens, longest_input(checkpoint)))
-    encoded = [ids for ids in encoder.encode(documents) if len(ids) > 1]
-    if not encoded:
-        raise DatasetError(
-            "no document has two tokens", where="evaluate.auxiliary", cure="Perplexity needs running text."
-        )
-    losses = np.zeros((len(interventions) + 1, len(encoded)))
-    budget = max(1, logit_bytes(model.device) // (4 * int(model.config.vocab_size)))
-    batches = token_budget_batches([len(ids) for ids in encoded], budget)
-    with torch.inference_mode():
-        passes = all_passes(
-            model,
-            interventions,
-            iterate(encoded, batches, pad_id=pad_id_of(checkpoint.tokenizer), device=model.device),
-            _losses,
-        )
-        for batch, index, found, _ in track(passes, len(batches) * (len(interventions) + 1), "perplexity"):
-            losses[index, batch.rows] = found.double().cpu()
-    return losses, np.array([len(ids) - 1 for ids in encoded], dtype=np.int64)
-
-
-def perplexity(losses: Doubles, predicted: Ints) -> Doubles:
-    """[M] exp(sum of the losses [M, N] / number of predicted tokens)."""
-    return np.asarray(np.exp(losses.sum(axis=-1) / predicted.sum()))
-
-
 def check_fidelity(model: PreTrainedModel, interventions: Sequence[Edit], batch: Batch) -> tuple[float, float, float]:
     """Do the hooks and the short cuts do what they say? Checked on one batch, at every site that is edited.
 
@@ -198,27 +159,3 @@ def all_deciding(
     for batch in batches:
         for index, logits, dose in deciding_passes(model, interventions, batch):
             yield batch, index, logits, dose
-
-
-def all_passes(
-    model: PreTrainedModel,
-    interventions: Sequence[Edit],
-    batches: Iterator[Batch],
-    run: Callable[[PreTrainedModel, Batch], torch.Tensor],
-) -> Iterator[tuple[Batch, int, torch.Tensor, Dose]]:
-    """What `run` gives on each batch, unedited (index 0) and under each intervention (1 to M), with the edit's dose.
-
-    Batch by batch, so that what the prefix gave is in memory for every edit and nothing is spilled.
-    """
-    for batch in batches:
-        for index, (result, dose) in enumerate(edited_passes(model, interventions, partial(run, model, batch))):
-            yield batch, index, result, dose
-
-
-def _losses(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-    """[B] sum of the losses of each document's tokens."""
-    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "position_ids": batch.position_ids}
-    logits: torch.Tensor = model(**inputs, use_cache=False).logits[:, :-1].float()
-    # cross_entropy wants the vocabulary in the middle, [B, V, T], and takes three times as long over it
-    own = logits.gather(-1, batch.input_ids[:, 1:, None])[..., 0]
-    return ((logits.logsumexp(dim=-1) - own) * batch.attention_mask[:, 1:]).sum(dim=1)

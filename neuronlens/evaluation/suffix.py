@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from neuronlens.activations.tokens import TokenTracker
 from neuronlens.interventions.edit import Dose, Edit, edit
-from neuronlens.sites import Site, blocks_of
+from neuronlens.sites import Site, blocks_of, layer_count
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -72,21 +73,29 @@ def resume_after(model: PreTrainedModel, count: int, output: Any) -> Iterator[No
             blocks[index].__dict__.pop("forward", None)
 
 
-def edited_passes(
+def run_unedited(
     model: PreTrainedModel, interventions: Sequence[Edit], forward: Callable[[], T]
-) -> Iterator[tuple[T, Dose]]:
-    """What a forward call gives unedited, then under each intervention alone. The blocks before an edit run once for all of them.
+) -> tuple[T, TokenTracker, dict[int, Any]]:
+    """A forward call that keeps what edits of the same batch can start from.
 
     Args:
-        forward: runs the model on one batch, the same at every call.
+        forward: runs the model on one batch.
 
-    Yields:
-        The result and the dose of the edit (of the unedited call: nothing).
+    Returns:
+        Its result, which tokens it looked at, and what `record_blocks` kept: the blocks before each edit run once for all of them.
     """
-    with record_blocks(model, [blocks_before(item.site) for item in interventions]) as outputs:
+    with (
+        TokenTracker(model) as tracker,
+        record_blocks(model, [blocks_before(item.site) for item in interventions]) as kept,
+    ):
         result = forward()
-    yield result, Dose()
-    yield from resumed_passes(model, interventions, outputs, forward)
+    return result, tracker, kept
+
+
+def split_at_head(model: PreTrainedModel, interventions: Sequence[Edit]) -> tuple[list[int], list[int]]:
+    """Places of the edits of what the last block gives, and of all others."""
+    behind = [blocks_before(item.site) == layer_count(model.config) for item in interventions]
+    return [i for i, last in enumerate(behind) if last], [i for i, last in enumerate(behind) if not last]
 
 
 def resumed_passes(
@@ -95,7 +104,10 @@ def resumed_passes(
     """What a forward call gives under each intervention alone, resumed after the blocks that it leaves as they are.
 
     Args:
-        outputs: what `record_blocks` kept of an unedited call on the same batch.
+        outputs: what `run_unedited` kept of the same batch.
+
+    Yields:
+        The result and the dose of each edit.
     """
     for item in interventions:
         count = blocks_before(item.site)

@@ -22,7 +22,8 @@ from neuronlens.evaluation.measure import MEASURED, SELECTIVITY, adjust, measure
 from neuronlens.evaluation.methods import Method, by_place, distinct, read_methods
 from neuronlens.evaluation.questions import COLUMNS as QUESTION_COLUMNS
 from neuronlens.evaluation.questions import question_columns, question_facts
-from neuronlens.evaluation.scoring import RowScores, document_losses, perplexity, score_rows
+from neuronlens.evaluation.scoring import RowScores, score_rows
+from neuronlens.evaluation.text import document_losses, perplexity
 from neuronlens.evaluation.uncertainty import ratio
 from neuronlens.interventions.edit import Edit
 

@@ -8,7 +8,7 @@ import torch
 
 from neuronlens.activations.batching import collate
 from neuronlens.activations.readout import deciding_logits
-from neuronlens.evaluation import deciding
+from neuronlens.evaluation import head
 from neuronlens.evaluation.deciding import deciding_passes
 from neuronlens.interventions.edit import edit
 from neuronlens.sites import Site
@@ -33,7 +33,7 @@ def test_every_edit_has_the_logits_and_the_dose_of_a_whole_pass(
     checkpoints, family, positions, logits_at_once, monkeypatch
 ):
     """At every site, in the order of the edits' numbers or not, one by one behind the last block or all at once."""
-    monkeypatch.setattr(deciding, "_LOGIT_BYTES", {"cpu": logits_at_once})
+    monkeypatch.setattr(head, "_LOGIT_BYTES", {"cpu": logits_at_once})
     checkpoint = checkpoints(family)
     model, batch = checkpoint.model, ragged(checkpoint)
     edits = [half(model.config, site, operator, positions) for site in SITES for operator in ("zero", "dampen")]

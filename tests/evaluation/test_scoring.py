@@ -14,8 +14,9 @@ from neuronlens.activations.extract import collect_activations
 from neuronlens.checkpoint import load_checkpoint
 from neuronlens.config import DatasetParams
 from neuronlens.encoding import longest_input
-from neuronlens.evaluation import deciding
-from neuronlens.evaluation.scoring import document_losses, perplexity, score_rows
+from neuronlens.evaluation import head
+from neuronlens.evaluation.scoring import score_rows
+from neuronlens.evaluation.text import document_losses, perplexity
 from neuronlens.interventions.edit import Intervention
 from neuronlens.sites import Site, site_width
 from tests import reference
@@ -77,7 +78,7 @@ def test_document_losses_do_not_depend_on_the_batches(checkpoints, family, monke
     checkpoint = checkpoints(family)
     documents, edits = sentences(9, seed=5), some_edits(checkpoint.config)
     together, counts = document_losses(checkpoint, documents, edits)
-    monkeypatch.setattr(deciding, "_LOGIT_BYTES", {"cpu": 1})
+    monkeypatch.setattr(head, "_LOGIT_BYTES", {"cpu": 1})
     alone, counts_alone = document_losses(checkpoint, documents, edits)
     np.testing.assert_allclose(together, alone, rtol=1e-5)
     np.testing.assert_array_equal(counts, counts_alone)

@@ -9,7 +9,14 @@ import torch
 
 from neuronlens.activations.batching import collate
 from neuronlens.activations.readout import deciding_logits
-from neuronlens.evaluation.suffix import blocks_before, edited_passes, record_blocks, resume_after
+from neuronlens.evaluation.suffix import (
+    blocks_before,
+    record_blocks,
+    resume_after,
+    resumed_passes,
+    run_unedited,
+    split_at_head,
+)
 from neuronlens.interventions.edit import LinearErasure, edit
 from neuronlens.sites import COMPONENTS, Site, site_width
 from tests import reference
@@ -56,7 +63,8 @@ def test_the_suffix_equals_the_whole_pass(checkpoints, family, positions):
     edits = [half(model.config, site, operator, positions) for site in SITES for operator in ("zero", "dampen")]
     edits += [gated(edits[0]), erasing(model.config, SITES[2], positions)]
     plain = forward()
-    (unedited, _), *resumed = edited_passes(model, edits, forward)
+    unedited, _, outputs = run_unedited(model, edits, forward)
+    resumed = [*resumed_passes(model, edits, outputs, forward)]
     assert torch.equal(unedited, plain)
     assert len(resumed) == len(edits)
     for item, (logits, dose) in zip(edits, resumed, strict=True):
@@ -100,8 +108,9 @@ def test_the_model_is_restored_after_an_exception(checkpoints, family):
 
 def test_an_abandoned_sweep_leaves_no_trace(checkpoints):
     checkpoint = checkpoints("gpt2")
-    passes = edited_passes(checkpoint.model, [half(checkpoint.config, SITES[3])], forward_of(checkpoint))
-    next(passes)
+    edits, forward = [half(checkpoint.config, SITES[3])] * 2, forward_of(checkpoint)
+    _, _, outputs = run_unedited(checkpoint.model, edits, forward)
+    passes = resumed_passes(checkpoint.model, edits, outputs, forward)
     next(passes)
     passes.close()
     assert hooks(checkpoint.model) == 0
@@ -112,6 +121,13 @@ def test_an_abandoned_sweep_leaves_no_trace(checkpoints):
 )
 def test_blocks_before_an_edit(site, count):
     assert blocks_before(Site.parse(site)) == count
+
+
+def test_edits_of_what_the_last_block_gives_are_told_apart(checkpoints):
+    checkpoint = checkpoints("llama")
+    ends, others = split_at_head(checkpoint.model, [half(checkpoint.config, site) for site in SITES])
+    assert [str(SITES[i]) for i in ends] == [f"resid_post.{LAYERS - 1}"]
+    assert sorted(ends + others) == list(range(len(SITES)))
 
 
 @torch.inference_mode()
