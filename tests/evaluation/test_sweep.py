@@ -329,7 +329,7 @@ def test_the_stage_writes_every_table(audit, with_validation, family):
         assert {name for name in part.names if pa.types.is_integer(part.field(name).type)} == whole
     measured = [f"{name}{end}" for name in ("complement_drop", "log_perplexity") for end in ("", "_low", "_high")]
     assert read_table(folder / "frontier.parquet").schema.names == [
-        *("site", "concept", "family", "measure", "target_drop", "reached", *measured, "settings")
+        *("site", "concept", "family", "measure", "target_drop", "reached", "reached_share", *measured, "settings")
     ]
     compared = [f"{name}{end}" for name in ("selectivity", "log_perplexity") for end in ("", "_low", "_high")]
     assert read_table(folder / "matched.parquet").schema.names == [
