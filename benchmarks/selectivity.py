@@ -65,11 +65,11 @@ _FRESH = 1_000_003  # far from any seed that an example is made with
 _TOPS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 _TAUS = (1.0, 2.0, 2.5, 3.0)
 _THREE = (1.0, 2.0, 3.0)
-_FEW = (0.1, 0.3, 0.6)
+_FEW = (0.1, 0.3, 0.6, 1.0)
 # what else could explain a difference: the ranking, the operator, the gate, or the ranges themselves
 ALTERNATIVES: Mapping[str, TunedParams] = {
-    "paper, ranked by d_prime": TunedParams(ranges="gaussian", tau=_THREE, top=_FEW, gate="none", operators="zero"),
-    "whole, ranked by d_prime": TunedParams(ranges="full", top=_FEW, gate="none", operators="zero"),
+    "paper, ranked by separation": TunedParams(ranges="gaussian", tau=_THREE, top=_FEW, gate="none", operators="zero"),
+    "whole, ranked by separation": TunedParams(ranges="full", top=_FEW, gate="none", operators="zero"),
     "gaussian to complement_mean": TunedParams(
         ranges="gaussian", tau=(2.0, 3.0), top=_FEW, gate="none", operators="complement_mean"
     ),
