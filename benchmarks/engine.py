@@ -11,8 +11,9 @@ from transformers import BertConfig, BertForSequenceClassification, GPT2Config, 
 from benchmarks.measure import Ratio, interleave
 from neuronlens.activations.batching import collate, token_budget_batches
 from neuronlens.activations.capture import capture
+from neuronlens.activations.hidden import record_blocks
 from neuronlens.activations.readout import deciding_logits
-from neuronlens.evaluation.suffix import record_blocks, resume_after, resumed_passes, run_unedited
+from neuronlens.evaluation.suffix import resume_after, resumed_passes, run_unedited
 from neuronlens.interventions.edit import Intervention, edit
 from neuronlens.sites import Site
 

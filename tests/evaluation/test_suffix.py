@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from neuronlens.activations.batching import collate
+from neuronlens.activations.hidden import blocks_before, record_blocks
 from neuronlens.activations.readout import deciding_logits
 from neuronlens.evaluation.suffix import (
-    blocks_before,
-    record_blocks,
     resume_after,
     resumed_passes,
     run_unedited,
