@@ -41,7 +41,7 @@ RangeKind = Literal["gaussian", "quantile", "discriminative", "full"]
 Gate = Literal["none", "agreement"]
 Control = Literal["random_neurons", "random_ranges", "other_concept", "leace"]
 Positions = Literal["all", "last", "pooled", "prompt", "generated"]
-Scoring = Literal["constrained", "free", "generate"]
+Scoring = Literal["constrained", "labels", "free", "generate"]
 # name -> whether it takes a number behind a colon: "no", "may" or "must"
 OPERATORS = {
     "zero": "no",
@@ -263,8 +263,8 @@ class EvaluateParams(_Section):
 
     scoring: Scoring = Field(
         default="constrained",
-        description="language models: the likeliest label (constrained), the likeliest token (free), or whether greedy text names the "
-        "label (generate)",
+        description="language models: the likeliest label (constrained), the same with probabilities among the labels alone (labels), the "
+        "likeliest token (free), or whether greedy text names the label (generate)",
     )
     auxiliary: str | None = Field(
         default=None, description="ordinary text for perplexity: .txt (a document a line) or a table"

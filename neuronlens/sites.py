@@ -17,12 +17,33 @@ COMPONENTS = ("resid_post", "mlp_post")
 
 
 @dataclass(frozen=True)
+class Attention:
+    """Where a block keeps its attention, as paths below the block.
+
+    Attributes:
+        module: takes hidden states of all tokens and returns what each token gathered, first of a tuple.
+        entrance: the module that hands it the hidden states: the norm in front of it, or itself where the norm comes behind.
+        out: projection that every token's gathered values pass one by one.
+        query: projection that makes the queries. None where they cannot be had apart from keys and values.
+        query_first: whether it makes queries, keys and values at once, a third of its outputs each.
+    """
+
+    module: str
+    entrance: str
+    out: str
+    query: str | None
+    query_first: bool = False
+
+
+@dataclass(frozen=True)
 class Family:
     """Where a model type keeps its parts, as paths below its base model (the model without a head).
 
     Attributes:
         blocks: the ModuleList of transformer blocks.
         mlp_down: the MLP's down projection, below a block; its input is what `mlp_post` means (act(gate) * up where gated).
+        mlp: below a block, the module that ends with the down projection, or the one whose output that takes.
+        attention: of a block.
         layers: config attribute that counts the blocks.
         inner: config attribute with the MLP's width; where it is None in the config the width is 4 x hidden (GPT-2).
         decoder: causal attention; decides which token stands for a row.
@@ -30,20 +51,55 @@ class Family:
 
     blocks: str
     mlp_down: str
+    mlp: str
+    attention: Attention
     layers: str = "num_hidden_layers"
     inner: str = "intermediate_size"
     decoder: bool = True
 
 
+_BERT = Family(
+    "encoder.layer",
+    "output.dense",
+    "intermediate",
+    Attention("attention.self", "attention.self", "attention.output.dense", "attention.self.query"),
+    decoder=False,
+)
+_LLAMA = Family(
+    "layers",
+    "mlp.down_proj",
+    "mlp",
+    Attention("self_attn", "input_layernorm", "self_attn.o_proj", "self_attn.q_proj"),
+)
 FAMILIES: Mapping[str, Family] = {
-    "bert": Family("encoder.layer", "output.dense", decoder=False),
-    "roberta": Family("encoder.layer", "output.dense", decoder=False),
-    "distilbert": Family("transformer.layer", "ffn.lin2", layers="n_layers", inner="hidden_dim", decoder=False),
-    "gpt2": Family("h", "mlp.c_proj", layers="n_layer", inner="n_inner"),
-    "gpt_neox": Family("layers", "mlp.dense_4h_to_h"),
-    "llama": Family("layers", "mlp.down_proj"),
-    "qwen2": Family("layers", "mlp.down_proj"),
-    "gemma2": Family("layers", "mlp.down_proj"),
+    "bert": _BERT,
+    "roberta": _BERT,
+    "distilbert": Family(
+        "transformer.layer",
+        "ffn.lin2",
+        "ffn",
+        Attention("attention", "attention", "attention.out_lin", "attention.q_lin"),
+        layers="n_layers",
+        inner="hidden_dim",
+        decoder=False,
+    ),
+    "gpt2": Family(
+        "h",
+        "mlp.c_proj",
+        "mlp",
+        Attention("attn", "ln_1", "attn.c_proj", "attn.c_attn", query_first=True),
+        layers="n_layer",
+        inner="n_inner",
+    ),
+    "gpt_neox": Family(
+        "layers",
+        "mlp.dense_4h_to_h",
+        "mlp",
+        Attention("attention", "input_layernorm", "attention.dense", None),  # queries, keys, values alternate by head
+    ),
+    "llama": _LLAMA,
+    "qwen2": _LLAMA,
+    "gemma2": _LLAMA,
 }
 
 

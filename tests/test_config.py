@@ -106,7 +106,7 @@ def test_a_configuration_cannot_be_changed():
         ("\ninterventions:\n\n  operators: zeros\n", 4, "unknown operator 'zeros'. Did you mean 'zero'?"),
         ("interventions: {operators: 'zero:2'}\n", 1, "zero takes no number"),
         ("interventions: {operators: 'dampen:'}\n", 1, "dampen needs a number, such as dampen:0.5"),
-        ("evaluate: {scoring: generated}\n", 1, "should be 'constrained', 'free' or 'generate'"),
+        ("evaluate: {scoring: generated}\n", 1, "should be 'constrained', 'labels', 'free' or 'generate'"),
         ("dataset:\n  prompt: 'Topic:'\n", 2, "must contain {text} exactly once"),
         ("dataset:\n  max_tokens: 1\n", 2, "greater than or equal to 4"),
         (

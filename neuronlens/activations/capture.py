@@ -39,6 +39,17 @@ def attach(module: Module, change: Callable[[torch.Tensor], torch.Tensor | None]
     return module.module.register_forward_hook(on_output)
 
 
+@contextlib.contextmanager
+def stand_in(module: torch.nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Within the block, a module computes what `forward` says. Its hooks stay."""
+    # an instance attribute shadows the class's forward; __call__ and with it the hooks stay
+    module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        module.__dict__.pop("forward", None)
+
+
 class Captured(dict[Site, torch.Tensor]):
     """Pooled activations [B, D] of the latest forward call, per site, in the model's dtype.
 

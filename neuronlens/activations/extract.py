@@ -12,7 +12,7 @@ import torch
 from neuronlens.activations.batching import Batch, Ints, iterate, pad_id_of, token_budget_batches
 from neuronlens.activations.capture import capture
 from neuronlens.activations.ordinary import collect_ordinary, write_ordinary
-from neuronlens.activations.readout import continuations, deciding_logits, read_answers
+from neuronlens.activations.readout import continuations, deciding_logits, needed_tokens, read_answers
 from neuronlens.activations.store import Activations, Floats, plan_shards, rows_table, shard_path, write_shard
 from neuronlens.activations.tokens import resolve_pooling
 from neuronlens.artifact import write_table
@@ -142,9 +142,10 @@ def _passes(
 ) -> Iterator[_Pass]:
     model = checkpoint.model
     truth = np.array([labels.concepts.index(name) for name in dataset.concept])
+    tokens = needed_tokens(labels, scoring, classifier=checkpoint.kind == "classifier")
     with torch.inference_mode(), capture(model, sites, pooling) as captured:
         for batch in iterate(encoded, batches, pad_id=pad_id_of(checkpoint.tokenizer), device=model.device):
-            logits = deciding_logits(model, batch)
+            logits = deciding_logits(model, batch, tokens)
             values = {site: captured[site].float().T.contiguous().cpu().numpy() for site in sites}
             position = captured.position.cpu().numpy()  # what was captured is read before generating captures anew
             _refuse_non_finite(values, dataset, batch)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from neuronlens.activations.batching import Batch, Ints, collate, pad_id_of
+from neuronlens.activations.capture import stand_in
 from neuronlens.config import Scoring
 from neuronlens.encoding import Labels
 from neuronlens.sites import family_of
@@ -25,7 +27,7 @@ class Answers:
     Attributes:
         predicted: [B] index of the concept the model names, -1 where it names none.
         confidence: [B, C] float32 probability of each concept (classifiers: softmax over the classes; language models: full-vocabulary
-            softmax, at the first token of its label).
+            softmax, at the first token of its label; with `labels`, softmax over these tokens).
     """
 
     predicted: torch.Tensor
@@ -38,11 +40,14 @@ class Answers:
         return places
 
 
-def deciding_logits(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+def deciding_logits(model: PreTrainedModel, batch: Batch, tokens: Sequence[int] | None = None) -> torch.Tensor:
     """[B, V] float32: the class logits, or the next-token logits behind the last real token of each row.
 
     The language-model head runs on one position of each row. Stock models cut by column, the same ones for all rows, so what is left to cut
     is cut at the head's entrance; over a batch of rows of many lengths that is most of the head's work.
+
+    Args:
+        tokens: of a language model's vocabulary, the only ones whose logits are needed: [B, len(tokens)].
     """
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     if not family_of(model.config.model_type).decoder:
@@ -58,10 +63,29 @@ def deciding_logits(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
 
     handle = model.get_output_embeddings().register_forward_pre_hook(own_column)
     try:
-        logits: torch.Tensor = model(**inputs, use_cache=False, logits_to_keep=columns).logits
+        with only_tokens(model, tokens):
+            logits: torch.Tensor = model(**inputs, use_cache=False, logits_to_keep=columns).logits
     finally:
         handle.remove()
     return logits[:, 0].float()
+
+
+@contextlib.contextmanager
+def only_tokens(model: PreTrainedModel, tokens: Sequence[int] | None) -> Iterator[None]:
+    """Within the block, a language model gives logits [..., len(tokens)] of some tokens of its vocabulary and computes no others.
+
+    Args:
+        tokens: ids; None changes nothing.
+    """
+    if tokens is None:
+        yield
+        return
+    head: Any = model.get_output_embeddings()
+    index = torch.tensor(list(tokens), device=head.weight.device)
+    weight = head.weight[index]
+    bias = None if head.bias is None else head.bias[index]
+    with stand_in(head, lambda hidden: torch.nn.functional.linear(hidden, weight, bias)):
+        yield
 
 
 def deciding_columns(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
@@ -104,6 +128,11 @@ def continuations(
     return texts
 
 
+def needed_tokens(labels: Labels, scoring: Scoring, *, classifier: bool) -> tuple[int, ...] | None:
+    """The only tokens whose logits a scoring looks at; None where it looks at all."""
+    return labels.ids if scoring == "labels" and not classifier else None
+
+
 def named_label(text: str, labels: Labels) -> int:
     """Index of the concept whose label a continuation names, -1 for none.
 
@@ -123,10 +152,14 @@ def read_answers(
     """Concepts and confidences from deciding logits [B, V].
 
     Args:
-        scoring: `constrained` takes the best of the labels, `free` the best of the vocabulary, which may be no label, `generate` the label
-            that the continuation names. Classifiers always take the best of all their classes.
+        logits: with `labels` of a language model, [B, C]: those of the labels' first tokens alone.
+        scoring: `constrained` takes the best of the labels, `labels` too, with probabilities among the labels alone, `free` the best of the
+            vocabulary, which may be no label, `generate` the label that the continuation names. Classifiers always take the best of all
+            their classes.
         texts: [B] continuations, for `generate`.
     """
+    if scoring == "labels" and not classifier:
+        return Answers(logits.argmax(dim=-1).cpu(), logits.softmax(dim=-1).cpu())
     ids = torch.tensor(labels.ids, device=logits.device)
     confidence = logits.softmax(dim=-1)[:, ids]
     if scoring == "generate":

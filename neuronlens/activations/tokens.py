@@ -125,6 +125,16 @@ class TokenTracker:
                 "edits and captures need an attention mask of [batch, tokens]",
                 cure="Pass the tokenizer's own mask, and generate with the default cache.",
             )
+        self.see(mask, width, past)
+
+    def see(self, mask: torch.Tensor, width: int, past: int = 0) -> None:
+        """Take note of a call.
+
+        Args:
+            mask: [B, past + width] attention mask.
+            width: columns of the call.
+            past: columns that earlier calls have been through.
+        """
         self.real = mask[:, -width:].bool()
         self.columns = torch.arange(past, past + width, device=mask.device)
         self.starts = past == 0 and not (self._generating and self.prompt_width is not None)

@@ -1,22 +1,26 @@
 """What decides the rows of a batch, unedited and under many edits, by the shortest exact way.
 
-Behind the last block a model treats every token by itself, and only one token of a row decides. So an edit of what the last block gives
-needs that token alone, and all such edits of a batch go through the final norm and the head together: the model's own code runs on a
-batch of single tokens whose blocks return the edited vectors. Edits elsewhere run the blocks behind them (`neuronlens.evaluation.suffix`).
+Behind the last attention a model treats every token by itself, and only one token of a row decides. So an edit of what the last block
+gives, or of its MLP's neurons, needs that token alone, and all such edits of a batch go through the rest of the model together
+(`neuronlens.evaluation.head`). Edits elsewhere run the blocks behind them (`neuronlens.evaluation.suffix`), and of the last block what
+one token needs (`neuronlens.evaluation.last_block`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from neuronlens.activations.batching import Batch
-from neuronlens.activations.readout import deciding_columns, deciding_logits
+from neuronlens.activations.hidden import blocks_before
+from neuronlens.activations.readout import deciding_columns, deciding_logits, only_tokens
 from neuronlens.activations.tokens import TokenTracker, resolve_pooling
 from neuronlens.evaluation.head import head_logits, logit_bytes
-from neuronlens.evaluation.suffix import resumed_passes, run_unedited, split_at_head
+from neuronlens.evaluation.last_block import one_token_of_last_block
+from neuronlens.evaluation.suffix import Inner, record_inner, resumed_passes, run_unedited
 from neuronlens.interventions.edit import Dose, Edit
 from neuronlens.sites import family_of, layer_count
 
@@ -25,44 +29,109 @@ if TYPE_CHECKING:
 
 
 def deciding_passes(
-    model: PreTrainedModel, interventions: Sequence[Edit], batch: Batch
+    model: PreTrainedModel, interventions: Sequence[Edit], batch: Batch, *, tokens: Sequence[int] | None = None
 ) -> Iterator[tuple[int, torch.Tensor, Dose]]:
     """Deciding logits of a batch, unedited (index 0) and under each intervention (1 to M), in no particular order.
 
+    Args:
+        tokens: of a language model's vocabulary, the only ones whose logits are needed.
+
     Yields:
-        Index, [B, V] float32 logits, and the edit's dose.
+        Index, [B, V] float32 logits ([B, len(tokens)] with `tokens`), and the edit's dose.
     """
-    ends, others = split_at_head(model, interventions)
-    logits, tracker, outputs = run_unedited(model, interventions, lambda: deciding_logits(model, batch))
-    yield 0, logits, Dose()
-    passes = resumed_passes(model, [interventions[i] for i in others], outputs, lambda: deciding_logits(model, batch))
-    for i, (result, dose) in zip(others, passes, strict=True):
-        yield i + 1, result, dose
-    if ends:
-        edits = [interventions[i] for i in ends]
-        for i, (result, dose) in zip(
-            ends, _head_passes(model, edits, batch, tracker, outputs[layer_count(model.config)]), strict=True
-        ):
-            yield i + 1, result, dose
+    plain, tracker, outputs = run_unedited(model, interventions, lambda: deciding_logits(model, batch, tokens))
+    yield 0, plain, Dose()
+    for i, logits, dose in edited_passes(model, interventions, batch, outputs, tracker, tokens=tokens):
+        yield i + 1, logits, dose
 
 
-def _head_passes(
-    model: PreTrainedModel, edits: Sequence[Edit], batch: Batch, tracker: TokenTracker, output: Any
+def edited_passes(
+    model: PreTrainedModel,
+    interventions: Sequence[Edit],
+    batch: Batch,
+    outputs: Mapping[int, Any],
+    tracker: TokenTracker,
+    *,
+    tokens: Sequence[int] | None = None,
+) -> Iterator[tuple[int, torch.Tensor, Dose]]:
+    """Deciding logits of a batch under each intervention, from what an unedited pass has left.
+
+    Args:
+        outputs, tracker: as of `run_unedited`.
+        tokens: as of `deciding_passes`.
+
+    Yields:
+        Place of the intervention, logits, dose.
+    """
+    last = layer_count(model.config) - 1
+    columns = deciding_columns(model, batch)
+
+    def forward() -> torch.Tensor:
+        with one_token_of_last_block(model, columns):
+            return deciding_logits(model, batch, tokens)
+
+    def whole() -> torch.Tensor:
+        return deciding_logits(model, batch, tokens)
+
+    by_site = sorted(range(len(interventions)), key=lambda i: interventions[i].site)
+    for site, places in groupby(by_site, key=lambda i: interventions[i].site):
+        own = list(places)
+        edits = [interventions[i] for i in own]
+        output = outputs.get(blocks_before(site))
+        if site.layer < last:
+            passes = resumed_passes(model, edits, outputs, forward)
+        elif output is None:  # neurons of the only block: nothing stands before them
+            passes = resumed_passes(model, edits, outputs, whole)
+        else:
+            inner = None
+            if site.component == "mlp_post":
+                inner = record_inner(model, last, output, whole)
+            passes = _single_token_passes(model, edits, columns, tracker, output, inner, tokens)
+        for i, (logits, dose) in zip(own, passes, strict=True):
+            yield i, logits, dose
+
+
+def _single_token_passes(
+    model: PreTrainedModel,
+    edits: Sequence[Edit],
+    columns: torch.Tensor,
+    tracker: TokenTracker,
+    output: Any,
+    inner: Inner | None,
+    tokens: Sequence[int] | None,
 ) -> Iterator[tuple[torch.Tensor, Dose]]:
-    """Logits and dose under each edit of the last block's output."""
-    hidden: torch.Tensor = output[0] if isinstance(output, tuple) else output
-    device = hidden.device
-    rows, columns = torch.arange(len(hidden), device=device), deciding_columns(model, batch).to(device)
+    """Logits and dose under each edit of what the last block gives, or of its neurons.
+
+    Args:
+        columns: [B] the deciding token.
+        output: of the block before the edit.
+        inner: of the last block, where its neurons are edited.
+    """
+    before: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    hidden = before if inner is None else inner.neurons
+    rows, columns = torch.arange(len(hidden), device=hidden.device), columns.to(hidden.device)
     own = hidden[rows, columns][:, None]
-    width = int(model.config.vocab_size) if family_of(model.config.model_type).decoder else 1
-    step = max(1, logit_bytes(device) // (4 * max(width, hidden.shape[-1]) * len(hidden)))
+    width = len(tokens) if tokens is not None else _logits_a_row(model)
+    step = max(1, logit_bytes(hidden.device) // (4 * max(width, hidden.shape[-1]) * len(hidden)))
     for start in range(0, len(edits), step):
         vectors, doses = [], []
         for item in edits[start : start + step]:
-            placed = item.to(device)
+            placed = item.to(hidden.device)
             pooling = resolve_pooling(item.pooling, model.config.model_type)
-            tokens = tracker.where(item.positions, pooling).to(device)
-            vectors.append(placed.apply(own, tokens[rows, columns][:, None])[0])
-            doses.append(Dose(placed.changed(hidden, tokens).sum(dim=(1, 2)), tokens.sum(dim=1) * item.width, 1))
-        logits = head_logits(model, torch.cat(vectors), output)
+            looked_at = tracker.where(item.positions, pooling).to(hidden.device)
+            vectors.append(placed.apply(own, looked_at[rows, columns][:, None])[0])
+            doses.append(Dose(placed.changed(hidden, looked_at).sum(dim=(1, 2)), looked_at.sum(dim=1) * item.width, 1))
+        edited = torch.cat(vectors)
+        with only_tokens(model, tokens):
+            if inner is None:
+                logits = head_logits(model, edited, output)
+            else:
+                residual, attended = (
+                    part[rows, columns][:, None].repeat(len(doses), 1, 1) for part in (before, inner.attended)
+                )
+                logits = head_logits(model, residual, output, Inner(attended, edited))
         yield from zip(logits.split(len(hidden)), doses, strict=True)
+
+
+def _logits_a_row(model: PreTrainedModel) -> int:
+    return int(model.config.vocab_size) if family_of(model.config.model_type).decoder else 1

@@ -35,13 +35,12 @@ def score_questions(
     answers, choices = np.array(asked.answers), torch.tensor(asked.choices)
     correct = np.zeros((len(interventions) + 1, len(asked.encoded)), dtype=np.bool_)
     batches = token_budget_batches([len(ids) for ids in asked.encoded], batch_tokens)
-    letters = torch.tensor(asked.letters, device=model.device)
     with torch.inference_mode():
         iterated = iterate(asked.encoded, batches, pad_id=pad_id_of(checkpoint.tokenizer), device=model.device)
-        passes = all_deciding(model, interventions, iterated)
+        passes = all_deciding(model, interventions, iterated, tokens=asked.letters)
         for batch, index, logits, _ in track(passes, len(batches) * (len(interventions) + 1), "questions"):
-            offered = torch.arange(len(letters)) < choices[torch.from_numpy(batch.rows)][:, None]
-            said = logits[:, letters].cpu().masked_fill(~offered, -torch.inf).argmax(dim=1)
+            offered = torch.arange(len(asked.letters)) < choices[torch.from_numpy(batch.rows)][:, None]
+            said = logits.cpu().masked_fill(~offered, -torch.inf).argmax(dim=1)
             correct[index, batch.rows] = said.numpy() == answers[batch.rows]
     return correct
 

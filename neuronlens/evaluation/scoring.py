@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from neuronlens.activations.batching import Batch, Ints, iterate, pad_id_of, token_budget_batches
-from neuronlens.activations.readout import continuations, deciding_logits, read_answers
+from neuronlens.activations.readout import continuations, deciding_logits, needed_tokens, read_answers
 from neuronlens.checkpoint import Checkpoint
 from neuronlens.config import DatasetParams, Scoring
 from neuronlens.dataset import Dataset
@@ -107,7 +107,9 @@ def score_rows(
     with torch.inference_mode():
         first = next(iterate(encoded, batches, pad_id=pad_id, device=device))
         fidelity = check_fidelity(model, interventions, first)
-        passes = all_deciding(model, interventions, iterate(encoded, batches, pad_id=pad_id, device=device))
+        tokens = needed_tokens(labels, scoring, classifier=checkpoint.kind == "classifier")
+        iterated = iterate(encoded, batches, pad_id=pad_id, device=device)
+        passes = all_deciding(model, interventions, iterated, tokens=tokens)
         for batch, index, logits, dose in track(passes, len(batches) * (len(interventions) + 1), "evaluate"):
             texts: Sequence[str] = ()
             if scoring == "generate":
@@ -150,12 +152,19 @@ def check_fidelity(model: PreTrainedModel, interventions: Sequence[Edit], batch:
 
 
 def all_deciding(
-    model: PreTrainedModel, interventions: Sequence[Edit], batches: Iterator[Batch]
+    model: PreTrainedModel,
+    interventions: Sequence[Edit],
+    batches: Iterator[Batch],
+    *,
+    tokens: Sequence[int] | None = None,
 ) -> Iterator[tuple[Batch, int, torch.Tensor, Dose]]:
     """Deciding logits of each batch, unedited (index 0) and under each intervention (1 to M), with the edit's dose.
 
     Batch by batch, so that what the prefix gave is in memory for every edit and nothing is spilled.
+
+    Args:
+        tokens: as of `deciding_passes`.
     """
     for batch in batches:
-        for index, logits, dose in deciding_passes(model, interventions, batch):
+        for index, logits, dose in deciding_passes(model, interventions, batch, tokens=tokens):
             yield batch, index, logits, dose

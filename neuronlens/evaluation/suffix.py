@@ -2,21 +2,25 @@
 
 An edit at layer l changes nothing before l. The blocks up to there are stood in for by the hidden states they gave, and the
 model's own forward does the rest, so masks, positions, rotary embeddings and sliding windows are the model's own in every family.
-The edit's hooks are the same as in a full pass.
+The edit's hooks are the same as in a full pass. An edit of a block's MLP leaves its attention as it is, and what its neurons were
+before the edit, so both are stood in for as well.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from neuronlens.activations.capture import attach, stand_in
 from neuronlens.activations.hidden import blocks_before, record_blocks
 from neuronlens.activations.tokens import TokenTracker
 from neuronlens.interventions.edit import Dose, Edit, edit
-from neuronlens.sites import blocks_of, layer_count
+from neuronlens.sites import Site, blocks_of, family_of, layer_count, resolve
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
 T = TypeVar("T")
@@ -31,21 +35,69 @@ def resume_after(model: PreTrainedModel, count: int, output: Any) -> Iterator[No
         output: what `record_blocks` kept for `count`, of the same batch.
     """
     _, blocks = blocks_of(model)
-
-    def passed_on(*args: Any, **kwargs: Any) -> Any:
-        return args[0] if args else kwargs["hidden_states"]
-
-    def stood_in(*_: Any, **__: Any) -> Any:
-        return output
-
-    try:
+    with contextlib.ExitStack() as stack:
         for index in range(count):
-            # an instance attribute shadows the class's forward; __call__ and with it the block's hooks stay
-            blocks[index].__dict__["forward"] = stood_in if index == count - 1 else passed_on
+            stack.enter_context(
+                stand_in(blocks[index], (lambda *_, **__: output) if index == count - 1 else _passed_on)
+            )
         yield
-    finally:
-        for index in range(count):
-            blocks[index].__dict__.pop("forward", None)
+
+
+def _passed_on(*args: Any, **kwargs: Any) -> Any:
+    return args[0] if args else kwargs["hidden_states"]
+
+
+@dataclass(frozen=True)
+class Inner:
+    """What a block gave inside, unedited.
+
+    Attributes:
+        attended: [B, T, D] of its attention module.
+        neurons: [B, T, M] of its MLP: the site `mlp_post`.
+    """
+
+    attended: torch.Tensor
+    neurons: torch.Tensor
+
+
+def record_inner(model: PreTrainedModel, layer: int, output: Any, forward: Callable[[], object]) -> Inner:
+    """Run one block alone and keep what it gives inside.
+
+    Args:
+        output: what `record_blocks` kept for `layer` blocks; anything for the first.
+        forward: runs the model on the same batch.
+    """
+    _, blocks = blocks_of(model)
+    kept: dict[str, torch.Tensor] = {}
+
+    def keep_attended(_: torch.nn.Module, __: tuple[Any, ...], given: Any) -> None:
+        kept["attended"] = given[0]
+
+    def keep_neurons(hidden: torch.Tensor) -> None:
+        kept["neurons"] = hidden
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(resume_after(model, layer, output))
+        for block in blocks[layer + 1 :]:
+            stack.enter_context(stand_in(block, _passed_on))
+        attention = blocks[layer].get_submodule(family_of(model.config.model_type).attention.module)
+        stack.callback(attention.register_forward_hook(keep_attended).remove)
+        stack.callback(attach(resolve(model, Site(layer, "mlp_post")), keep_neurons).remove)
+        forward()
+    return Inner(**kept)
+
+
+@contextlib.contextmanager
+def resume_within(model: PreTrainedModel, layer: int, inner: Inner) -> Iterator[None]:
+    """Within the block, a block's attention and the upper half of its MLP compute nothing but give what they gave before."""
+    family, block = family_of(model.config.model_type), blocks_of(model)[1][layer]
+    mlp, down = block.get_submodule(family.mlp), block.get_submodule(family.mlp_down)
+    ends_with_it = family.mlp_down.startswith(f"{family.mlp}.")
+    with (
+        stand_in(block.get_submodule(family.attention.module), lambda *_, **__: (inner.attended, None)),
+        stand_in(mlp, (lambda *_: down(inner.neurons)) if ends_with_it else (lambda *_: inner.neurons)),
+    ):
+        yield
 
 
 def run_unedited(
@@ -76,16 +128,25 @@ def split_at_head(model: PreTrainedModel, interventions: Sequence[Edit]) -> tupl
 def resumed_passes(
     model: PreTrainedModel, interventions: Sequence[Edit], outputs: Mapping[int, Any], forward: Callable[[], T]
 ) -> Iterator[tuple[T, Dose]]:
-    """What a forward call gives under each intervention alone, resumed after the blocks that it leaves as they are.
+    """What a forward call gives under each intervention alone, resumed after what it leaves as it is.
 
     Args:
         outputs: what `run_unedited` kept of the same batch.
 
     Yields:
-        The result and the dose of each edit.
+        The result and the dose of each edit, in their order; those of one site are best given side by side.
     """
+    known: tuple[Site, Inner] | None = None
     for item in interventions:
         count = blocks_before(item.site)
-        with resume_after(model, count, outputs.get(count)), edit(model, item) as (dose,):
+        with contextlib.ExitStack() as stack:
+            if item.site.component == "mlp_post":
+                if (
+                    known is None or known[0] != item.site
+                ):  # of one site at a time: it is as large as the widest part of the model
+                    known = item.site, record_inner(model, item.site.layer, outputs.get(count), forward)
+                stack.enter_context(resume_within(model, item.site.layer, known[1]))
+            stack.enter_context(resume_after(model, count, outputs.get(count)))
+            (dose,) = stack.enter_context(edit(model, item))
             result = forward()
         yield result, dose

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from neuronlens.activations.batching import collate
-from neuronlens.activations.readout import continuations, deciding_logits, named_label, read_answers
+from neuronlens.activations.readout import continuations, deciding_logits, named_label, needed_tokens, read_answers
 from neuronlens.checkpoint import load_checkpoint
 from neuronlens.encoding import Labels
-from tests.conftest import sentences
+from tests.conftest import hooks, sentences
 from tests.models import FAMILIES, LANGUAGE_MODELS
 from tests.reference import greedy
 
@@ -56,7 +56,34 @@ def test_free_scoring_may_name_no_label():
     assert answers.predicted.tolist() == [-1, 1]
 
 
-@pytest.mark.parametrize("scoring", ["constrained", "free"])
+def test_confidence_among_the_labels_leaves_the_vocabulary_out():
+    logits = torch.tensor([[1.0, 9.0, 2.0, -3.0], [3.0, 0.0, 2.0, 5.0]])
+    ids = needed_tokens(LABELS, "labels", classifier=False)
+    assert ids == LABELS.ids
+    answers = read_answers(logits[:, list(ids)], LABELS, "labels", classifier=False)
+    whole = read_answers(logits, LABELS, "constrained", classifier=False)
+    assert torch.equal(answers.predicted, whole.predicted)
+    torch.testing.assert_close(answers.confidence, whole.confidence / whole.confidence.sum(dim=1, keepdim=True))
+
+
+@pytest.mark.parametrize(("scoring", "classifier"), [("constrained", False), ("free", False), ("labels", True)])
+def test_other_scorings_need_every_logit(scoring, classifier):
+    assert needed_tokens(LABELS, scoring, classifier=classifier) is None
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("family", LANGUAGE_MODELS)
+def test_logits_of_some_tokens_are_those_of_all(checkpoints, family):
+    checkpoint = checkpoints(family)
+    encoded = checkpoint.tokenizer(sentences(4))["input_ids"]
+    batch = collate(encoded, np.arange(4), pad_id=0, device="cpu")
+    tokens = (3, 77, 5)
+    some = deciding_logits(checkpoint.model, batch, tokens)
+    torch.testing.assert_close(some, deciding_logits(checkpoint.model, batch)[:, list(tokens)], rtol=1e-5, atol=1e-6)
+    assert hooks(checkpoint.model) == 0
+
+
+@pytest.mark.parametrize("scoring", ["constrained", "free", "labels"])
 def test_a_classifier_chooses_among_all_its_classes(scoring):
     """Classes that are no concept of the data are answers as well: wrong ones."""
     answers = read_answers(torch.tensor([[1.0, 9.0, 2.0]]), LABELS, scoring, classifier=True)

@@ -1,0 +1,109 @@
+"""What many edits cost beside full forward passes with each of them, on GPT-2-small's and BERT-base's configs with random weights.
+
+The full passes are good ones: rows packed, the head on one position of each row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel, PreTrainedModel
+
+from benchmarks.extraction import batches
+from benchmarks.measure import Ratio, interleave
+from neuronlens.activations.batching import Batch
+from neuronlens.activations.readout import deciding_logits
+from neuronlens.evaluation.deciding import deciding_passes, edited_passes
+from neuronlens.evaluation.suffix import run_unedited
+from neuronlens.interventions.edit import Intervention, edit
+from neuronlens.interventions.operators import Target
+from neuronlens.sites import COMPONENTS, Site, family_of, layer_count, site_width
+
+CONCEPTS, OPERATORS, TAUS = 14, ("zero", "mean", "dampen", "clamp"), (1.0, 2.0, 2.5)
+SHARE = 0.3
+
+
+def run() -> Iterator[tuple[str, list[Ratio]]]:
+    """(title, ratios) of each benchmark."""
+    for name, model in (
+        ("GPT-2 small", GPT2LMHeadModel(GPT2Config())),
+        ("BERT base", BertForSequenceClassification(BertConfig())),
+    ):
+        model.eval()
+        count = CONCEPTS * len(OPERATORS) * len(TAUS)
+        with torch.inference_mode():
+            yield f"{name}: {count} edits, over as many full forward passes", sweeps(model, batches(model)[0])
+
+
+def sweeps(model: PreTrainedModel, batch: Batch, rounds: int = 5) -> list[Ratio]:
+    """All edits at the first, middle and last block, the unedited pass included.
+
+    Behind the last attention all of them are run, and a few full passes are. Elsewhere each edit costs the same, so one is measured.
+    """
+    layers = layer_count(model.config)
+    found = []
+    for layer in (0, layers // 2, layers - 1):
+        for component in COMPONENTS:
+            edits = edits_of(model, Site(layer, component))
+            measure = _all if layer == layers - 1 else _one
+            found += measure(model, batch, edits, rounds)
+    return found
+
+
+def _all(model: PreTrainedModel, batch: Batch, edits: list[Intervention], rounds: int) -> list[Ratio]:
+    some = edits[:: max(1, len(edits) // 4)]  # full passes take so much longer that a few of them are steady enough
+
+    def full() -> None:
+        for item in some:
+            with edit(model, item):
+                deciding_logits(model, batch)
+
+    def together(tokens: range | None = None) -> None:
+        for _ in deciding_passes(model, edits, batch, tokens=tokens):
+            pass
+
+    site = edits[0].site
+    variants: dict[str, Callable[[], object]] = {f"{site}": together}
+    if family_of(model.config.model_type).decoder:
+        variants[f"{site}, logits of {CONCEPTS} labels"] = lambda: together(range(CONCEPTS))
+    share = len(some) / len(edits)
+    return [
+        Ratio(ratio.name, ratio.median * share, ratio.low * share, ratio.high * share, ratio.seconds)
+        for ratio in interleave(full, variants, rounds)
+    ]
+
+
+def _one(model: PreTrainedModel, batch: Batch, edits: list[Intervention], rounds: int) -> list[Ratio]:
+    item, site = edits[0], edits[0].site
+    _, tracker, outputs = run_unedited(model, edits, lambda: deciding_logits(model, batch))
+
+    def full() -> None:
+        with edit(model, item):
+            deciding_logits(model, batch)
+
+    def resumed() -> None:
+        for _ in edited_passes(model, [item], batch, outputs, tracker):
+            pass
+
+    (ratio,) = interleave(full, {str(site): resumed}, rounds)
+    return [
+        Ratio(ratio.name, *(value + 1 / len(edits) for value in (ratio.median, ratio.low, ratio.high)), ratio.seconds)
+    ]
+
+
+def edits_of(model: PreTrainedModel, site: Site) -> list[Intervention]:
+    """An edit for every concept, operator and width, of three tenths of the site's neurons."""
+    generator = torch.Generator().manual_seed(0)
+    width = site_width(model.config, site)
+    found = []
+    for _ in range(CONCEPTS):
+        neurons = torch.randperm(width, generator=generator)[: int(SHARE * width)].sort().values
+        mean = 0.1 * torch.randn(len(neurons), generator=generator)
+        std = torch.full_like(mean, 0.5)
+        for operator in OPERATORS:
+            for tau in TAUS:
+                lower, upper = mean - tau * std, mean + tau * std
+                target = Target(lower, upper, mean, std, -mean, std, 0 * mean)
+                found.append(Intervention(site, neurons, lower[:, None], upper[:, None], target, operator))
+    return found
