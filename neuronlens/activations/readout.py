@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,12 +49,25 @@ def deciding_logits(model: PreTrainedModel, batch: Batch, tokens: Sequence[int] 
     Args:
         tokens: of a language model's vocabulary, the only ones whose logits are needed: [B, len(tokens)].
     """
-    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     if not family_of(model.config.model_type).decoder:
         classes: torch.Tensor = model(**inputs).logits
         return classes.float()
-    inputs["position_ids"] = batch.position_ids
-    columns, place = deciding_columns(model, batch).unique(return_inverse=True)
+    inputs |= {"position_ids": batch.position_ids, "use_cache": False}
+    return logits_at(model, inputs, deciding_columns(model, batch), tokens)
+
+
+def logits_at(
+    model: PreTrainedModel, inputs: Mapping[str, Any], columns: torch.Tensor, tokens: Sequence[int] | None = None
+) -> torch.Tensor:
+    """[B, V] float32 next-token logits of a language model behind one column of each row.
+
+    Args:
+        inputs: of the model's forward call.
+        columns: [B] of its `input_ids`.
+        tokens: as of `deciding_logits`.
+    """
+    kept, place = columns.unique(return_inverse=True)
 
     def own_column(_: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         hidden = args[0]
@@ -64,7 +77,7 @@ def deciding_logits(model: PreTrainedModel, batch: Batch, tokens: Sequence[int] 
     handle = model.get_output_embeddings().register_forward_pre_hook(own_column)
     try:
         with only_tokens(model, tokens):
-            logits: torch.Tensor = model(**inputs, use_cache=False, logits_to_keep=columns).logits
+            logits: torch.Tensor = model(**inputs, logits_to_keep=kept).logits
     finally:
         handle.remove()
     return logits[:, 0].float()

@@ -10,13 +10,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from neuronlens.config import Pooling, Positions
 from neuronlens.errors import UserError
 from neuronlens.sites import family_of
+
+Part = Literal["whole", "beginning", "end"]
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -41,12 +43,17 @@ class TokenTracker:
         starts: whether the current call begins a prompt; the later steps of `generate` do not.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, part: Part = "whole") -> None:
+        """Follow a model.
+
+        Args:
+            part: what of the prompt a call holds: the `whole`, or in two calls with a cache its `beginning` and its `end`.
+        """
         if isinstance(model, torch._dynamo.OptimizedModule):
             raise UserError(
                 "hooks have no effect on a compiled model", cure="Pass the model itself and compile it afterwards."
             )
-        self._model = model
+        self._model, self._part = model, part
         self._signature = inspect.signature(model.forward)
         self._generating = False
         self._handle: RemovableHandle | None = None
@@ -138,7 +145,9 @@ class TokenTracker:
         self.real = mask[:, -width:].bool()
         self.columns = torch.arange(past, past + width, device=mask.device)
         self.starts = past == 0 and not (self._generating and self.prompt_width is not None)
-        if self.starts:
-            self.prompt_width = width
-            self.first = self.real.int().argmax(dim=1)
-            self.last = width - 1 - self.real.flip(1).int().argmax(dim=1)
+        if self.starts or self._part == "end":
+            self.prompt_width = past + width
+            self.first = mask.int().argmax(dim=1)
+            self.last = past + width - 1 - mask.int().flip(1).argmax(dim=1)
+            if self._part == "beginning":
+                self.last = torch.full_like(self.last, -1)  # none of its tokens is the last one

@@ -20,7 +20,9 @@ from neuronlens.activations.readout import deciding_columns, deciding_logits, on
 from neuronlens.activations.tokens import TokenTracker, resolve_pooling
 from neuronlens.evaluation.head import head_logits, logit_bytes
 from neuronlens.evaluation.last_block import one_token_of_last_block
-from neuronlens.evaluation.suffix import Inner, record_inner, resumed_passes, run_unedited
+from neuronlens.evaluation.shared_prompt import SharedPrompt
+from neuronlens.evaluation.stacked import edits_together, stacked_passes
+from neuronlens.evaluation.suffix import Inner, record_inner, run_unedited
 from neuronlens.interventions.edit import Dose, Edit
 from neuronlens.sites import family_of, layer_count
 
@@ -29,19 +31,25 @@ if TYPE_CHECKING:
 
 
 def deciding_passes(
-    model: PreTrainedModel, interventions: Sequence[Edit], batch: Batch, *, tokens: Sequence[int] | None = None
+    model: PreTrainedModel,
+    interventions: Sequence[Edit],
+    batch: Batch,
+    *,
+    tokens: Sequence[int] | None = None,
+    shared: SharedPrompt | None = None,
 ) -> Iterator[tuple[int, torch.Tensor, Dose]]:
     """Deciding logits of a batch, unedited (index 0) and under each intervention (1 to M), in no particular order.
 
     Args:
         tokens: of a language model's vocabulary, the only ones whose logits are needed.
+        shared: what all rows begin with, under the same interventions.
 
     Yields:
         Index, [B, V] float32 logits ([B, len(tokens)] with `tokens`), and the edit's dose.
     """
     plain, tracker, outputs = run_unedited(model, interventions, lambda: deciding_logits(model, batch, tokens))
     yield 0, plain, Dose()
-    for i, logits, dose in edited_passes(model, interventions, batch, outputs, tracker, tokens=tokens):
+    for i, logits, dose in edited_passes(model, interventions, batch, outputs, tracker, tokens=tokens, shared=shared):
         yield i + 1, logits, dose
 
 
@@ -53,39 +61,43 @@ def edited_passes(
     tracker: TokenTracker,
     *,
     tokens: Sequence[int] | None = None,
+    shared: SharedPrompt | None = None,
 ) -> Iterator[tuple[int, torch.Tensor, Dose]]:
     """Deciding logits of a batch under each intervention, from what an unedited pass has left.
 
     Args:
         outputs, tracker: as of `run_unedited`.
-        tokens: as of `deciding_passes`.
+        tokens, shared: as of `deciding_passes`.
 
     Yields:
         Place of the intervention, logits, dose.
     """
     last = layer_count(model.config) - 1
     columns = deciding_columns(model, batch)
-
-    def forward() -> torch.Tensor:
-        with one_token_of_last_block(model, columns):
-            return deciding_logits(model, batch, tokens)
+    together = edits_together(model.device, batch.input_ids.numel())
 
     def whole() -> torch.Tensor:
         return deciding_logits(model, batch, tokens)
+
+    def one_token(given: Batch) -> torch.Tensor:
+        with one_token_of_last_block(model, deciding_columns(model, given)):
+            return deciding_logits(model, given, tokens)
 
     by_site = sorted(range(len(interventions)), key=lambda i: interventions[i].site)
     for site, places in groupby(by_site, key=lambda i: interventions[i].site):
         own = list(places)
         edits = [interventions[i] for i in own]
         output = outputs.get(blocks_before(site))
-        if site.layer < last:
-            passes = resumed_passes(model, edits, outputs, forward)
+        inner = record_inner(model, site.layer, output, whole) if site.component == "mlp_post" else None
+        if site.layer < last and shared is not None:
+            passes = shared.passes(dict(zip(own, edits, strict=True)), batch, output, inner, tokens)
+        elif site.layer < last:
+            passes = stacked_passes(model, edits, together, batch, output, inner, one_token)
         elif output is None:  # neurons of the only block: nothing stands before them
-            passes = resumed_passes(model, edits, outputs, whole)
+            passes = stacked_passes(
+                model, edits, together, batch, output, inner, lambda given: deciding_logits(model, given, tokens)
+            )
         else:
-            inner = None
-            if site.component == "mlp_post":
-                inner = record_inner(model, last, output, whole)
             passes = _single_token_passes(model, edits, columns, tracker, output, inner, tokens)
         for i, (logits, dose) in zip(own, passes, strict=True):
             yield i, logits, dose

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from neuronlens.activations.batching import Batch, Ints, iterate, pad_id_of, token_budget_batches
+from neuronlens.activations.batching import Batch, Ints, collate, iterate, pad_id_of, token_budget_batches
 from neuronlens.activations.readout import continuations, deciding_logits, needed_tokens, read_answers
 from neuronlens.checkpoint import Checkpoint
 from neuronlens.config import DatasetParams, Scoring
@@ -18,6 +18,7 @@ from neuronlens.dataset import Dataset
 from neuronlens.encoding import encoder_for, resolve_labels
 from neuronlens.errors import DatasetError, NonFiniteActivationError
 from neuronlens.evaluation.deciding import deciding_passes
+from neuronlens.evaluation.shared_prompt import SharedPrompt
 from neuronlens.interventions.edit import Dose, Edit, edit
 from neuronlens.progress import track
 
@@ -30,6 +31,8 @@ Doubles = npt.NDArray[np.float64]
 
 
 _ROUNDINGS = 16
+_CHECKED_ROWS = 4
+_ROOM = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -105,11 +108,12 @@ def score_rows(
     batches = token_budget_batches([len(ids) for ids in encoded], batch_tokens)
     pad_id, device = pad_id_of(checkpoint.tokenizer), model.device
     with torch.inference_mode():
-        first = next(iterate(encoded, batches, pad_id=pad_id, device=device))
-        fidelity = check_fidelity(model, interventions, first)
+        shared = SharedPrompt.of_rows(model, encoded, interventions, _ROOM)
+        few = collate(encoded, batches[-1][-_CHECKED_ROWS:], pad_id=pad_id, device=device)
+        fidelity = check_fidelity(model, interventions, few, encoded[0][: shared.length] if shared else ())
         tokens = needed_tokens(labels, scoring, classifier=checkpoint.kind == "classifier")
         iterated = iterate(encoded, batches, pad_id=pad_id, device=device)
-        passes = all_deciding(model, interventions, iterated, tokens=tokens)
+        passes = all_deciding(model, interventions, iterated, tokens=tokens, shared=shared)
         for batch, index, logits, dose in track(passes, len(batches) * (len(interventions) + 1), "evaluate"):
             texts: Sequence[str] = ()
             if scoring == "generate":
@@ -130,8 +134,13 @@ def score_rows(
     return RowScores(labels.concepts, rows, truth, predicted, confidence, changed, looked_at, *fidelity)
 
 
-def check_fidelity(model: PreTrainedModel, interventions: Sequence[Edit], batch: Batch) -> tuple[float, float, float]:
+def check_fidelity(
+    model: PreTrainedModel, interventions: Sequence[Edit], batch: Batch, prompt: Sequence[int] = ()
+) -> tuple[float, float, float]:
     """Do the hooks and the short cuts do what they say? Checked on one batch, at every site that is edited.
+
+    Args:
+        prompt: tokens that rows share and that are run once for all of them.
 
     Returns:
         Largest |logit difference| between the plain forward pass and one with hooks that change nothing (0 unless something is broken);
@@ -145,7 +154,8 @@ def check_fidelity(model: PreTrainedModel, interventions: Sequence[Edit], batch:
             no_op = max(no_op, float((deciding_logits(model, batch) - plain).abs().max()))
         with edit(model, item):
             full = deciding_logits(model, batch)
-        *_, (_, resumed, _) = deciding_passes(model, [item], batch)
+        shared = SharedPrompt(model, prompt, [item], 0) if prompt else None
+        *_, (_, resumed, _) = deciding_passes(model, [item], batch, shared=shared)
         suffix = max(suffix, float((full - resumed).abs().max()))
     tolerance = _ROUNDINGS * torch.finfo(model.dtype).eps * float(plain.abs().max())
     return no_op, suffix, tolerance
@@ -157,14 +167,15 @@ def all_deciding(
     batches: Iterator[Batch],
     *,
     tokens: Sequence[int] | None = None,
+    shared: SharedPrompt | None = None,
 ) -> Iterator[tuple[Batch, int, torch.Tensor, Dose]]:
     """Deciding logits of each batch, unedited (index 0) and under each intervention (1 to M), with the edit's dose.
 
     Batch by batch, so that what the prefix gave is in memory for every edit and nothing is spilled.
 
     Args:
-        tokens: as of `deciding_passes`.
+        tokens, shared: as of `deciding_passes`.
     """
     for batch in batches:
-        for index, logits, dose in deciding_passes(model, interventions, batch, tokens=tokens):
+        for index, logits, dose in deciding_passes(model, interventions, batch, tokens=tokens, shared=shared):
             yield batch, index, logits, dose

@@ -100,6 +100,21 @@ def resume_within(model: PreTrainedModel, layer: int, inner: Inner) -> Iterator[
         yield
 
 
+@contextlib.contextmanager
+def resume_before(model: PreTrainedModel, site: Site, output: Any, inner: Inner | None) -> Iterator[None]:
+    """Within the block, the model computes what lies behind a site and nothing before it.
+
+    Args:
+        output: what `record_blocks` kept for the blocks before the site.
+        inner: what `record_inner` kept of the site's block, for `mlp_post`.
+    """
+    with contextlib.ExitStack() as stack:
+        if inner is not None:
+            stack.enter_context(resume_within(model, site.layer, inner))
+        stack.enter_context(resume_after(model, blocks_before(site), output))
+        yield
+
+
 def run_unedited(
     model: PreTrainedModel, interventions: Sequence[Edit], forward: Callable[[], T]
 ) -> tuple[T, TokenTracker, dict[int, Any]]:
@@ -138,15 +153,10 @@ def resumed_passes(
     """
     known: tuple[Site, Inner] | None = None
     for item in interventions:
-        count = blocks_before(item.site)
-        with contextlib.ExitStack() as stack:
-            if item.site.component == "mlp_post":
-                if (
-                    known is None or known[0] != item.site
-                ):  # of one site at a time: it is as large as the widest part of the model
-                    known = item.site, record_inner(model, item.site.layer, outputs.get(count), forward)
-                stack.enter_context(resume_within(model, item.site.layer, known[1]))
-            stack.enter_context(resume_after(model, count, outputs.get(count)))
-            (dose,) = stack.enter_context(edit(model, item))
+        output = outputs.get(blocks_before(item.site))
+        if item.site.component == "mlp_post" and (known is None or known[0] != item.site):
+            known = item.site, record_inner(model, item.site.layer, output, forward)
+        inner = known[1] if known and known[0] == item.site else None
+        with resume_before(model, item.site, output, inner), edit(model, item) as (dose,):
             result = forward()
         yield result, dose

@@ -249,6 +249,7 @@ def edit(
     interventions: Ranges | Edit | Sequence[Ranges | Edit],
     *,
     operator: str = "zero",
+    tracker: TokenTracker | None = None,
 ) -> Iterator[list[Dose]]:
     """Edit a model's activations during the forward and generate calls inside the block; afterwards the model is as it was.
 
@@ -256,6 +257,7 @@ def edit(
 
     Args:
         interventions: edits, or fitted ranges, which get `operator` at all positions.
+        tracker: of the model, where calls hold parts of a prompt.
 
     Yields:
         One dose per intervention, of the latest forward call.
@@ -268,7 +270,7 @@ def edit(
     edits = [Intervention.of(item, operator) if isinstance(item, Ranges) else item for item in given]
     doses = [Dose() for _ in edits]
     with contextlib.ExitStack() as stack:
-        tracker = stack.enter_context(TokenTracker(model))
+        follower = stack.enter_context(tracker or TokenTracker(model))
         calls = 0
 
         def count(*_: object) -> None:
@@ -277,7 +279,7 @@ def edit(
 
         stack.callback(model.register_forward_hook(count).remove)
         for item, dose in zip(edits, doses, strict=True):
-            change = _changer(item, dose, tracker, model)
+            change = _changer(item, dose, follower, model)
             stack.callback(attach(resolve(model, item.site), change).remove)
         yield doses
         for item, dose in zip(edits, doses, strict=True):
