@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 
 import torch
 
-from benchmarks import engine
+from benchmarks import engine, fit, storage
 from neuronlens.artifact import library_versions, write_json
 
 RESULTS = Path(__file__).with_name("results.json")
@@ -17,10 +18,11 @@ def main() -> None:
     """Run and report."""
     torch.set_num_threads(1)  # ratios of one core are steadier than of a shared machine's several
     results = {}
-    for title, ratios in engine.run():
+    for title, ratios in chain(fit.run(), storage.run(), engine.run()):
         print(title)
         for ratio in ratios:
-            print(f"  {ratio.name:40s} {ratio.median:6.3f}  [{ratio.low:.3f}, {ratio.high:.3f}]  {ratio.seconds:.3f} s")
+            seconds = "" if ratio.seconds is None else f"{ratio.seconds:.4f} s"
+            print(f"  {ratio.name:40s} {ratio.median:7.4f}  [{ratio.low:.4f}, {ratio.high:.4f}]  {seconds}")
         results[title] = [
             {key: round(value, 4) if isinstance(value, float) else value for key, value in asdict(r).items()}
             for r in ratios
