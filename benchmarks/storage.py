@@ -1,4 +1,4 @@
-"""What stored activations weigh, and what it costs to read one neuron of them, from files that the system holds in memory."""
+"""What stored activations weigh, and the CPU time it takes to read one neuron of them, from files that the system holds in memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(size: Size | None = None) -> Iterator[tuple[str, list[Ratio]]]:
     size = Size() if size is None else size
     batches = np.split(np.arange(size.examples), range(size.batch, size.examples, size.batch))
     shards = [sum(map(len, members)) for members in plan_shards(batches, [size.neurons])]
-    what = f"{size.examples} examples x {size.neurons} neurons that came from bfloat16, in {len(shards)} shards"
+    what = f"{size.examples} examples x {size.neurons} neurons that came from bfloat16, in {len(shards)} shard{'s' * (len(shards) > 1)}"
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         yield f"{what}: bytes on disk, over float32's", [weight(root, size, shards)]
