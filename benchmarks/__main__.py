@@ -1,34 +1,57 @@
-"""`python -m benchmarks`: print every ratio and write benchmarks/results.json."""
+"""`python -m benchmarks [NAME ...]`: print every ratio, or those of some benchmarks, and write benchmarks/results.json.
+
+Results of benchmarks that are not named stay as they are.
+"""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
-from itertools import chain
 from pathlib import Path
 
 import torch
 
-from benchmarks import extraction, suffix
-from neuronlens.artifact import library_versions, write_json
+from benchmarks import extraction, fit, storage, suffix
+from benchmarks.measure import Ratio
+from neuronlens.artifact import library_versions, read_json, write_json
 
 RESULTS = Path(__file__).with_name("results.json")
+BENCHMARKS: Mapping[str, Callable[[], Iterator[tuple[str, list[Ratio]]]]] = {
+    "extraction": extraction.run,
+    "fit": fit.run,
+    "storage": storage.run,
+    "suffix": suffix.run,
+}
 
 
-def main() -> None:
+def main(names: list[str]) -> int:
     """Run and report."""
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        print(f"unknown: {', '.join(unknown)}. There are: {', '.join(BENCHMARKS)}.", file=sys.stderr)
+        return 2
     torch.set_num_threads(1)  # ratios of one core are steadier than of a shared machine's several
-    results = {}
-    for title, ratios in chain(extraction.run(), suffix.run()):
-        print(title)
-        for ratio in ratios:
-            print(f"  {ratio.name:40s} {ratio.median:6.3f}  [{ratio.low:.3f}, {ratio.high:.3f}]  {ratio.seconds:.3f} s")
-        results[title] = [
-            {key: round(value, 4) if isinstance(value, float) else value for key, value in asdict(r).items()}
-            for r in ratios
-        ]
-    write_json(RESULTS, {"results": results, "versions": library_versions()})
+    results = read_json(RESULTS)["results"] if RESULTS.exists() and names else {}
+    for name in names or BENCHMARKS:
+        results[name] = {}
+        for title, ratios in BENCHMARKS[name]():
+            print(title)
+            for ratio in ratios:
+                seconds = "" if ratio.seconds is None else f"{ratio.seconds:.4f} s"
+                print(
+                    f"  {ratio.name:48s} {ratio.median:8.4f}  [{ratio.low:.4f}, {ratio.high:.4f}]  {seconds}",
+                    flush=True,
+                )
+            results[name][title] = [_rounded(asdict(ratio)) for ratio in ratios]
+        write_json(RESULTS, {"results": results, "versions": library_versions()})
     print(f"written to {RESULTS.relative_to(Path.cwd()) if RESULTS.is_relative_to(Path.cwd()) else RESULTS}")
+    return 0
+
+
+def _rounded(ratio: dict[str, object]) -> dict[str, object]:
+    return {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in ratio.items()}
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -72,9 +72,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ArtifactError(
-            f"{path}: cannot be read ({error}); delete its folder and run the same command again"
-        ) from error
+        raise damaged(path, error) from error
 
 
 def write_table(path: Path, table: pa.Table, *, row_group_size: int = 1 << 17, values: tuple[str, ...] = ()) -> None:
@@ -82,7 +80,7 @@ def write_table(path: Path, table: pa.Table, *, row_group_size: int = 1 << 17, v
 
     Args:
         values: columns of float32 measurements. They are byte-stream-split, which shrinks floats that came from bfloat16 to a third;
-            dictionaries, pyarrow's default, would inflate them.
+            dictionaries, pyarrow's default, would inflate them. Their extremes are left out, as they make the footer slow to read.
     """
     import pyarrow.parquet as pq
 
@@ -94,6 +92,7 @@ def write_table(path: Path, table: pa.Table, *, row_group_size: int = 1 << 17, v
         compression_level=1,
         use_dictionary=others or False,
         use_byte_stream_split=[f"{name}.list.element" for name in values] or False,
+        write_statistics=others if values else True,
         row_group_size=row_group_size,
         store_schema=True,
     )
@@ -111,9 +110,12 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     try:
         return pq.read_table(path, columns=columns, partitioning=None)
     except (OSError, pa.ArrowException) as error:
-        raise ArtifactError(
-            f"{path}: cannot be read ({error}); delete its folder and run the same command again"
-        ) from error
+        raise damaged(path, error) from error
+
+
+def damaged(path: Path, error: Exception) -> ArtifactError:
+    """What to raise for a file that cannot be read."""
+    return ArtifactError(f"{path}: cannot be read ({error}); delete its folder and run the same command again")
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The selectivity benchmark, on a tiny random model: its sums add up, and its words say what its numbers say."""
+"""The benchmarks at a tiny size: they run, their sums add up, and their words say what their numbers say. No time is looked at."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import selectivity
+from benchmarks import fit, selectivity, storage
+from benchmarks.measure import interleave
 from neuronlens.artifact import write_table
 from neuronlens.evaluation import frontier
 from neuronlens.evaluation.matched import LEVELS
@@ -184,3 +185,41 @@ def test_what_is_written_can_be_read(combined, tmp_path):
         assert f"| {family} | " in table
     widths = [line.count("|") for line in table.splitlines() if line.startswith("|")]
     assert set(widths) == {len(LEVELS) + 4, 4}
+
+
+@pytest.mark.parametrize(
+    ("module", "size", "titles"),
+    [
+        (fit, fit.Size(concepts=3, rows=20, neurons=6, sampled=2), 1),
+        (storage, storage.Size(examples=50, neurons=40, concepts=3), 2),
+    ],
+)
+def test_a_benchmark_of_the_library_runs_at_any_size(module, size, titles):
+    """It compares results before it compares times, so that a run is a test."""
+    found = dict(module.run(size))
+    assert len(found) == titles
+    for ratios in found.values():
+        for ratio in ratios:
+            assert 0 < ratio.low <= ratio.median <= ratio.high
+
+
+def test_a_baseline_that_does_a_share_of_the_work_is_scaled(monkeypatch):
+    """Two seconds for all of it, against one for a tenth."""
+    clock = [0.0]
+    monkeypatch.setattr("benchmarks.measure.time.process_time", lambda: clock[0])
+
+    def spends(seconds):
+        return lambda: clock.__setitem__(0, clock[0] + seconds)
+
+    (ratio,) = interleave(spends(1.0), {"whole": spends(2.0)}, share=0.1)
+    assert (ratio.median, ratio.seconds) == (pytest.approx(0.2), pytest.approx(2.0))
+
+
+def test_a_check_of_the_fit_finds_a_wrong_number():
+    found, ours = fit.vectorised(fit.activations(fit.Size(concepts=2, rows=20, neurons=3)))
+    edges = np.linspace(found.low, found.high, fit.BINS + 1, axis=1)
+    expected = fit.by_scipy(found.values, edges)
+    fit.check(ours, expected, np.arange(3))
+    expected.numbers["kurtosis"][1, 2] += 1e-7
+    with pytest.raises(AssertionError, match="kurtosis"):
+        fit.check(ours, expected, np.arange(3))

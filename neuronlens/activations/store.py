@@ -1,27 +1,37 @@
 """The store: pooled activations as neuron-major Parquet tiles, one row per neuron.
 
-A neuron's values over all examples lie together, ordered by concept, which is how the fit and the report read them; the side
-table rows.parquet says which example stands in which slot.
+A neuron's values over all examples of a shard lie together, ordered by concept, which is how the fit reads them; the side table
+rows.parquet says which example stands in which slot. One neuron is read without the others: what that costs is the footer of each shard
+and one row group of each, so shards are large.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from neuronlens.artifact import read_table, write_table
+from neuronlens.artifact import damaged, read_table, write_table
+from neuronlens.errors import SiteError, did_you_mean
 from neuronlens.sites import Site
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
-_NEURONS_PER_ROW_GROUP = 32
-_SHARD_BYTES = 32 << 20
+# A row group is the least that can be read, and what the codec sees at once. Values that came from bfloat16, split by bytes, take 0.35 of
+# float32's size where a group holds 160,000 of them or more, as zstd's blocks of 128 KiB then hold bytes of one rank. With 20,000: 0.39.
+_VALUES_PER_ROW_GROUP = 3 << 16
+_NEURONS_PER_BATCH = 8
+# Of the widest site, as float32; values that came from bfloat16 take 64 MiB of it on disk. A shard costs whoever reads one neuron a footer
+# and part of a row group, over a millisecond, so that few and large ones are faster.
+_SHARD_BYTES = 184 << 20
+# Of all sites together, as a shard is held in memory until it is written.
+_MEMORY_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -59,8 +69,13 @@ class Activations:
 
 
 def plan_shards(batches: Sequence[Ints], widths: Sequence[int]) -> list[list[Ints]]:
-    """Group batches into shards of about 32 MB of the widest site. Depends on the data alone, never on workers or time."""
-    room = _SHARD_BYTES // (4 * max(widths))
+    """Group batches into shards of at most 184 MB of the widest site and 2 GB of all. Depends on the data alone, never on workers or time.
+
+    Args:
+        batches: rows of each.
+        widths: of the sites that are read.
+    """
+    room = min(_SHARD_BYTES // (4 * max(widths)), _MEMORY_BYTES // (4 * sum(widths)))
     shards: list[list[Ints]] = [[]]
     rows = 0
     for batch in batches:
@@ -80,15 +95,18 @@ def shard_path(folder: Path, site: Site, shard: int) -> Path:
 def write_shard(path: Path, values: Floats) -> None:
     """Write [D, n] activations of one site and shard."""
     neurons, examples = values.shape
+    # nothing is null, and a reader that knows it has less to decode
+    kind = pa.list_(pa.field("element", pa.float32(), nullable=False), examples)
+    schema = pa.schema([pa.field("neuron", pa.int32(), nullable=False), pa.field("values", kind, nullable=False)])
     flat = pa.array(np.ascontiguousarray(values).reshape(-1))
-    table = pa.table(
-        {
-            "neuron": pa.array(np.arange(neurons, dtype=np.int32)),
-            "values": pa.FixedSizeListArray.from_arrays(flat, examples),
-        }
-    )
+    columns = [pa.array(np.arange(neurons, dtype=np.int32)), pa.FixedSizeListArray.from_arrays(flat, type=kind)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_table(path, table, row_group_size=_NEURONS_PER_ROW_GROUP, values=("values",))
+    write_table(
+        path,
+        pa.Table.from_arrays(columns, schema=schema),
+        row_group_size=max(1, _VALUES_PER_ROW_GROUP // max(1, examples)),
+        values=("values",),
+    )
 
 
 def read_shard(path: Path) -> Floats:
@@ -97,6 +115,44 @@ def read_shard(path: Path) -> Floats:
     column = table["values"].combine_chunks()
     flat: Floats = column.flatten().to_numpy(zero_copy_only=False)
     return flat.reshape(table.num_rows, -1)
+
+
+def read_neuron(folder: Path, site: Site, neuron: int) -> Floats:
+    """[N] activations of one neuron, in the order of rows that `read_activations` has, from one row group of each shard.
+
+    Args:
+        folder: of the stage `extract`.
+        neuron: index, from 0.
+
+    Raises:
+        SiteError: the site was not read, or has no such neuron.
+        ArtifactError: a shard is damaged.
+    """
+    shards = sorted(folder.glob(f"site={site}/shard=*.parquet"))
+    if not shards:
+        known = sorted(path.name.removeprefix("site=") for path in folder.glob("site=*"))
+        raise SiteError(f"no activations of site {site} in {folder}", cure=did_you_mean(str(site), known))
+    return np.concatenate([_read_row(path, site, neuron) for path in shards])
+
+
+def _read_row(path: Path, site: Site, neuron: int) -> Floats:
+    """[n] values of one neuron in one shard."""
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            width = file.metadata.num_rows
+            if not 0 <= neuron < width:
+                raise SiteError(f"site {site} has no neuron {neuron}", cure=f"Its neurons are 0 to {width - 1}.")
+            # all row groups but the last are equal
+            group, row = divmod(neuron, file.metadata.row_group(0).num_rows)
+            # in small batches, since what comes after the neuron need not be decoded
+            batches = file.iter_batches(_NEURONS_PER_BATCH, row_groups=[group], columns=["values"], use_threads=False)
+            batch = next(islice(batches, row // _NEURONS_PER_BATCH, None))
+            found: Floats = batch["values"][row % _NEURONS_PER_BATCH].values.to_numpy(zero_copy_only=False)
+            return found
+    except (OSError, pa.ArrowException) as error:
+        raise damaged(path, error) from error
 
 
 def rows_table(columns: Mapping[str, Sequence[object] | npt.NDArray[np.generic]]) -> pa.Table:

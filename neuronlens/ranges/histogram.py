@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neuronlens.activations.store import Floats
+from neuronlens.ranges.blocks import blocks
 from neuronlens.ranges.moments import Array
 
 Ints = npt.NDArray[np.int64]
@@ -50,18 +51,8 @@ class Histogram:
         if n == 0:
             nowhere = np.zeros(neurons, dtype=np.int64)
             return cls(0, nowhere + _FINEST, nowhere, np.zeros((BINS, neurons), dtype=np.int64))
-        low, high = values.min(axis=1), values.max(axis=1)
-        k = _finest(np.maximum(-low, high))
-        first, last = (np.floor(end * _power(-k)).astype(np.int64) for end in (low, high))
-        excess = _excess(first, last)
-        k, first = k + excess, first >> excess
-        # float64 scales every float32 by these powers of two exactly; float32 would flush small values to 0, into the wrong bin if negative
-        place = values.astype(np.float64)
-        place *= _power(-k)[:, None]
-        np.floor(place, out=place)
-        place += (np.arange(neurons) * BINS - first)[:, None]
-        counts = np.bincount(place.astype(np.int64).ravel(), minlength=neurons * BINS)
-        return cls(n, k, first, counts.reshape(neurons, BINS).T)
+        k, first, counts = zip(*(_binned(values[cut]) for cut in blocks(neurons, n)), strict=True)
+        return cls(n, np.concatenate(k), np.concatenate(first), np.concatenate(counts).T)
 
     def merge(self, other: Histogram) -> Histogram:
         """The histogram of both sets of values together."""
@@ -142,6 +133,22 @@ def aligned(parts: Sequence[Histogram]) -> tuple[Histogram, Ints]:
     k, first = k + excess, first >> excess
     counts = np.stack([part.on(k, first) for part in parts])
     return Histogram(sum(part.n for part in parts), k, first, counts.sum(axis=0)), counts
+
+
+def _binned(values: Floats) -> tuple[Ints, Ints, Ints]:
+    """[D] k and [D] first of values [D, n], and their counts [D, BINS]."""
+    low, high = values.min(axis=1), values.max(axis=1)
+    k = _finest(np.maximum(-low, high))
+    first, last = (np.floor(end * _power(-k)).astype(np.int64) for end in (low, high))
+    excess = _excess(first, last)
+    k, first = k + excess, first >> excess
+    # float64 scales every float32 by these powers of two exactly; float32 would flush small values to 0, into the wrong bin if negative
+    place = values.astype(np.float64)
+    place *= _power(-k)[:, None]
+    np.floor(place, out=place)
+    place += (np.arange(len(values)) * BINS - first)[:, None]
+    counts = np.bincount(place.astype(np.int64).ravel(), minlength=len(values) * BINS)
+    return k, first, counts.reshape(len(values), BINS)
 
 
 def _finest(largest: Floats) -> Ints:

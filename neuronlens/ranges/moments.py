@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from neuronlens.ranges.blocks import blocks
+
 Array = npt.NDArray[np.float64]
 
 
@@ -39,27 +41,29 @@ class Moments:
     @classmethod
     def of(cls, values: npt.NDArray[np.floating]) -> Moments:
         """Of values [D, n]; n may be 0."""
-        exact = values.astype(np.float64)
-        neurons, n = exact.shape
+        neurons, n = values.shape
         if n == 0:
             zero = np.zeros(neurons)
             return cls(0, zero, zero, zero, zero, zero, np.full(neurons, np.inf), np.full(neurons, -np.inf))
+        parts = [cls._of(values[cut].astype(np.float64)) for cut in blocks(neurons, n)]
+        return cls(n, *(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    @staticmethod
+    def _of(exact: Array) -> tuple[Array, ...]:
+        """Everything but n."""
         mean = exact.mean(axis=1)
         deviation = exact - mean[:, None]
         # what rounding left in the mean, so that m2 of a large-mean neuron keeps its digits
         residue = deviation.mean(axis=1)
         deviation -= residue[:, None]
         square = deviation * deviation
-        return cls(
-            n,
-            mean + residue,
-            square.sum(axis=1),
-            (square * deviation).sum(axis=1),
-            (square * square).sum(axis=1),
-            np.abs(exact).mean(axis=1),
-            exact.min(axis=1),
-            exact.max(axis=1),
-        )
+        m2 = square.sum(axis=1)
+        deviation *= square
+        m3 = deviation.sum(axis=1)
+        square *= square
+        m4 = square.sum(axis=1)
+        mean_abs = np.abs(exact, out=square).mean(axis=1)
+        return mean + residue, m2, m3, m4, mean_abs, exact.min(axis=1), exact.max(axis=1)
 
     def merge(self, other: Moments) -> Moments:
         """The moments of both sets of values together."""

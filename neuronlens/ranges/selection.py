@@ -14,6 +14,7 @@ from neuronlens.config import Gate, RangeKind, Saliency
 from neuronlens.ranges.agreement import Agreement, Flags, fit_agreement
 from neuronlens.ranges.discriminative import discriminative_bounds
 from neuronlens.ranges.moments import Array
+from neuronlens.ranges.quantiles import sorted_quantiles
 from neuronlens.ranges.saliency import top_set
 from neuronlens.ranges.statistics import Ints, SiteStatistics
 from neuronlens.sites import Site
@@ -125,7 +126,7 @@ def bounds(
     if kind == "quantile":
         share = math.erf(tau / math.sqrt(2))
         ends = [(1 - share) / 2, (1 + share) / 2]
-        lower, upper = np.quantile(statistics.values[at][neurons].astype(np.float64), ends, axis=1)
+        lower, upper = sorted_quantiles(np.sort(statistics.values[at][neurons], axis=1), ends)
     else:
         mean, std = statistics.moments[at].mean[neurons], statistics.moments[at].std[neurons]
         lower, upper = mean - tau * std, mean + tau * std

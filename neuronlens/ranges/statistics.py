@@ -15,6 +15,8 @@ from neuronlens.errors import DatasetError
 from neuronlens.ranges.discriminative import separation_scores
 from neuronlens.ranges.histogram import Histogram, aligned
 from neuronlens.ranges.moments import Array, Moments, merge_all
+from neuronlens.ranges.normality import Normality, sorted_normality
+from neuronlens.ranges.quantiles import sorted_quantiles
 from neuronlens.ranges.saliency import SALIENCIES, auroc_scores, fit_probe, random_scores
 from neuronlens.sites import Site
 
@@ -37,6 +39,7 @@ class SiteStatistics:
         concepts: [C].
         moments, rest: [C] of a concept's rows, and of all other concepts' rows pooled.
         quantiles: [C, Q, D] at `QUANTILES`.
+        normality: [C] tests of a concept's rows.
         histogram: [C, BINS, D] counts, on edges that a neuron's concepts share (see `neuronlens.ranges.histogram`).
         low, high: [D] outer edges of the histograms: equal bins, the last ones empty where fewer are needed.
         values: [C] arrays [D, n_c], the fit rows themselves.
@@ -50,6 +53,7 @@ class SiteStatistics:
     moments: tuple[Moments, ...]
     rest: tuple[Moments, ...]
     quantiles: Array
+    normality: tuple[Normality, ...]
     histogram: npt.NDArray[np.int32]
     low: Array
     high: Array
@@ -156,15 +160,19 @@ def fit_statistics(
     values = tuple(activations.values[where][:, kept[name]] for name in concepts)
     moments = tuple(Moments.of(part) for part in values)
     rest = tuple(merge_all([part for j, part in enumerate(moments) if j != i]) for i in range(len(concepts)))
-    # float64, since interpolating between float32 values loses digits on neurons with a large mean
-    quantiles = np.stack([np.quantile(part.astype(np.float64), QUANTILES, axis=1) for part in values])
+    quantiles, tests = [], []
+    for part in values:
+        ordered = np.sort(part, axis=1)
+        quantiles.append(sorted_quantiles(ordered, QUANTILES))
+        tests.append(sorted_normality(ordered))
     together, counts = aligned([Histogram.of(part) for part in values])
     return SiteStatistics(
         where,
         concepts,
         moments,
         rest,
-        quantiles,
+        np.stack(quantiles),
+        tuple(tests),
         counts.astype(np.int32),
         together.low,
         together.high,

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from neuronlens.artifact import read_table
 from neuronlens.ranges.agreement import Agreement
-from neuronlens.ranges.normality import adjusted, normality
+from neuronlens.ranges.normality import adjusted
 from neuronlens.ranges.overlap import bhattacharyya, histogram_overlap, jaccard, polysemanticity
 from neuronlens.ranges.saliency import top_set
 from neuronlens.ranges.selection import Ranges
@@ -38,10 +38,9 @@ def statistics_table(statistics: SiteStatistics, saliencies: Iterable[str]) -> p
     """
     neurons = np.arange(statistics.width, dtype=np.int32)
     tables = []
-    for at, (concept, own, rest) in enumerate(
-        zip(statistics.concepts, statistics.moments, statistics.rest, strict=True)
+    for at, (concept, own, rest, tests) in enumerate(
+        zip(statistics.concepts, statistics.moments, statistics.rest, statistics.normality, strict=True)
     ):
-        tests = normality(statistics.values[at])
         p_values = {
             "jarque_bera_p": own.jarque_bera,
             "kolmogorov_smirnov_p": tests.ks_p,

@@ -8,6 +8,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neuronlens.ranges import blocks
 from neuronlens.ranges import normality as module
 from neuronlens.ranges.moments import Moments
 from neuronlens.ranges.normality import MINIMUM_ROWS, adjusted, anderson_darling, kolmogorov_smirnov, normality
@@ -137,7 +138,7 @@ def test_few_rows_decide_nothing(n):
 def test_chunks_of_neurons_do_not_show(monkeypatch):
     values = np.random.default_rng(6).exponential(size=(17, 50))
     whole = normality(values)
-    monkeypatch.setattr(module, "TEMPORARY_BYTES", 8 * module.TEMPORARIES * 50 * 3)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 8 * 50 * 3)
     parts = normality(values)
     for name in FIELDS:
         np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=1e-12)

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import fit
 from neuronlens.activations.ordinary import Ordinary
 from neuronlens.errors import DatasetError
+from neuronlens.ranges import blocks
 from neuronlens.ranges.discriminative import separation_scores
 from neuronlens.ranges.histogram import BINS
 from neuronlens.ranges.saliency import SALIENCIES, auroc_scores, fit_probe, random_scores
@@ -35,6 +37,26 @@ def test_statistics_are_numpys_on_the_fit_rows(rows):
             np.testing.assert_allclose(part.mean, values.mean(1), rtol=1e-12)
             np.testing.assert_allclose(part.std, values.std(1), rtol=1e-10, atol=1e-15)
         np.testing.assert_allclose(ours.quantiles[at], np.quantile(own, QUANTILES, axis=1), rtol=1e-12)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**32 - 1), st.integers(5, 60), st.integers(2, 4), st.sampled_from([8, 2**20]))
+def test_every_statistic_is_scipys_one_neuron_after_the_other(seed, rows, concepts, block):
+    """To 1e-10: of normal, skewed and rounded neurons, of one with mean 2000 and std 0.5, of a tiny one and of one with an outlier."""
+    generator = np.random.default_rng(seed)
+    count = rows * concepts
+    concept = np.array([f"c{i}" for i in generator.permutation(count) % concepts])
+    values = generator.normal(generator.normal(size=(6, 1)), 1, size=(6, count))
+    values[1] = np.exp(values[1])
+    values[2] = np.round(values[2], 1) + 0.1 * (np.arange(count) % 2)
+    values[3] = 2000 + 0.5 * values[3]
+    values[4] *= 1e-5
+    values[5, generator.integers(count)] = 1e4
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "BLOCK_BYTES", block)
+        found, ours = fit.vectorised(of_values(values, concept), SITE)
+    edges = np.linspace(found.low, found.high, BINS + 1, axis=1)
+    fit.check(ours, fit.by_scipy(found.values, edges), np.arange(6))
 
 
 def test_the_test_split_is_never_looked_at():
