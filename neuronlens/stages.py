@@ -65,7 +65,7 @@ STAGES: Mapping[str, Stage] = {
             ("prepare",),
             (*_WORDS, "checkpoint.dtype", "extract", "evaluate.scoring", "evaluate.auxiliary_rows"),
             ("checkpoint", "auxiliary"),
-            method=2,
+            method=3,
         ),
         Stage("fit", "neuronlens.ranges.fit:fit", ("prepare", "extract"), ("fit", "interventions", "seed"), method=3),
         Stage(
@@ -74,7 +74,7 @@ STAGES: Mapping[str, Stage] = {
             ("prepare", "fit"),
             (*_WORDS, "checkpoint.dtype", "extract.pooling", "extract.batch_tokens", "interventions", "evaluate"),
             ("checkpoint", "auxiliary", "questions"),
-            method=3,
+            method=4,
         ),
         Stage(
             "report",

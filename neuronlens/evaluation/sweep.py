@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from neuronlens.activations.memory import batch_budget
 from neuronlens.artifact import write_table
 from neuronlens.checkpoint import Checkpoint, default_device, open_checkpoint
 from neuronlens.config import Config
@@ -164,7 +165,7 @@ class _Scored:
             self.edits,
             split=split,
             scoring=config.evaluate.scoring,
-            batch_tokens=config.extract.batch_tokens,
+            batch_tokens=batch_budget(config.extract.batch_tokens, checkpoint.model),
             text=config.dataset,
         )
         self._known = {id(method): place for method, place in zip(methods, self.places, strict=True)}
