@@ -1,4 +1,4 @@
-"""The selectivity benchmark, on a tiny random model: its sums add up, and its words say what its numbers say."""
+"""The benchmarks, on a tiny random model: their sums add up, and their words say what their numbers say."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import selectivity
+from benchmarks import profile, selectivity
 from neuronlens.artifact import write_table
 from neuronlens.evaluation import frontier
 from neuronlens.evaluation.matched import LEVELS
@@ -184,3 +184,25 @@ def test_what_is_written_can_be_read(combined, tmp_path):
         assert f"| {family} | " in table
     widths = [line.count("|") for line in table.splitlines() if line.startswith("|")]
     assert set(widths) == {len(LEVELS) + 4, 4}
+
+
+def test_a_profile_parts_the_time_into_the_model_hooks_and_the_rest(checkpoints):
+    rows = [[token % 300 for token in row[:40]] for row in profile.rows_of(12)]
+    found = profile.profile(checkpoints("gpt2").model, rows, 100)
+    assert 0 < found.hooks < found.inside < 1
+    names, shares = zip(*found.functions, strict=True)
+    assert {"capture.read", "capture.on_host", "passes.over", "readout.deciding_logits"} <= set(names)
+    assert [*shares] == sorted(shares, reverse=True)
+    assert 0 < sum(shares) < 1 - found.inside
+
+
+def test_the_rows_of_a_profile_are_as_long_as_real_ones_and_always_the_same():
+    rows = profile.rows_of(3000)
+    assert 60 < np.mean([len(row) for row in rows]) < 70
+    assert rows[:3] == profile.rows_of(3000)[:3] != profile.rows_of(3000, seed=1)[:3]
+
+
+def test_a_profiled_run_makes_every_pass_and_leaves_no_hook(checkpoints):
+    rows = [[5, 6, 7]] * 6
+    assert profile.passes_over(checkpoints("gpt2").model, rows, 6) == 3
+    assert profile.passes_over(checkpoints("gpt2").model, rows, 1, keep=False) == 6
