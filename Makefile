@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM := false
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup audit check test bench
+.PHONY: help setup audit check test bench profile
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ test: check ## All tests, after the checks.
 
 bench: setup ## Measure, and print what the documentation quotes.
 	$(BIN)/python -m benchmarks
+
+profile: setup ## Tell where extraction spends its time, inside the model and outside it.
+	$(BIN)/python -m benchmarks.profile
 
 # uv installs in seconds what takes pip minutes. It does not read pip's configuration, so mirrors, wheel folders and
 # certificates that pip has been told of are handed on; where it cannot do the job, pip does.

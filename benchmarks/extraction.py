@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from benchmarks.measure import Ratio, interleave
+from benchmarks.profile import rows_of
 from neuronlens.activations.batching import Batch, collate, token_budget_batches
 from neuronlens.activations.capture import capture
 from neuronlens.activations.readout import deciding_logits
@@ -29,12 +29,10 @@ def run() -> Iterator[tuple[str, list[Ratio]]]:
 
 
 def batches(model: PreTrainedModel, rows: int = ROWS) -> list[Batch]:
-    """Rows of realistic lengths (lognormal, mean 66 tokens), sorted and packed."""
-    generator = np.random.default_rng(0)
-    lengths = np.clip(generator.lognormal(4.05, 0.5, rows).astype(int), 8, 400)
-    encoded = [generator.integers(1000, 20000, length).tolist() for length in lengths]
+    """Rows of realistic lengths, sorted and packed."""
+    encoded = rows_of(rows)
     packed = token_budget_batches([len(ids) for ids in encoded], BATCH_TOKENS)
-    return [collate(encoded, rows, pad_id=0, device=model.device) for rows in packed]
+    return [collate(encoded, members, pad_id=0, device=model.device) for members in packed]
 
 
 def extraction(model: PreTrainedModel) -> list[Ratio]:

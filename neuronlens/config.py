@@ -23,6 +23,9 @@ from pydantic import (
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
+    PlainValidator,
+    PositiveInt,
+    TypeAdapter,
     ValidationError,
     field_validator,
 )
@@ -122,6 +125,21 @@ def _operator_pattern() -> str:
 Operator = Annotated[str, AfterValidator(_known_operator), Field(json_schema_extra={"pattern": _operator_pattern()})]
 
 
+def _auto_or_count(value: Any) -> Any:
+    if value == "auto":
+        return value
+    try:
+        return _COUNT.validate_python(value)
+    except ValidationError:
+        raise ValueError("must be auto or a whole number of at least 1") from None
+
+
+_COUNT = TypeAdapter(PositiveInt)
+BatchTokens = Annotated[
+    Literal["auto"] | int, PlainValidator(_auto_or_count, json_schema_input_type=Literal["auto"] | PositiveInt)
+]
+
+
 def _as_list(value: Any) -> Any:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
@@ -196,7 +214,9 @@ class ExtractParams(_Section):
         default=("resid_post.last",), description="component.layer; layer: a number counted from 0, last, middle or all"
     )
     pooling: Pooling = Field(default="auto", description="auto: last token of decoders, first token of encoders")
-    batch_tokens: int = Field(default=8192, ge=1, description="tokens of a batch, padding included")
+    batch_tokens: BatchTokens = Field(
+        default="auto", description="tokens of a batch, padding included; auto: what suits the device"
+    )
 
 
 class FitParams(_Section):

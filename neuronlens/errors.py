@@ -51,6 +51,10 @@ class NonFiniteActivationError(NeuronLensError):
     """An activation or a logit is NaN or infinite; statistics over it would be meaningless."""
 
 
+class OutOfMemoryError(NeuronLensError):
+    """Not even a single row fits into the memory of the device."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The cure for a misspelt name: the closest known one, or the list of all."""
     names = [str(name) for name in known]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import fit, selectivity, storage
+from benchmarks import fit, profile, selectivity, storage
 from benchmarks.measure import interleave
 from neuronlens.artifact import write_table
 from neuronlens.evaluation import frontier
@@ -223,3 +223,25 @@ def test_a_check_of_the_fit_finds_a_wrong_number():
     expected.numbers["kurtosis"][1, 2] += 1e-7
     with pytest.raises(AssertionError, match="kurtosis"):
         fit.check(ours, expected, np.arange(3))
+
+
+def test_a_profile_parts_the_time_into_the_model_hooks_and_the_rest(checkpoints):
+    rows = [[token % 300 for token in row[:40]] for row in profile.rows_of(12)]
+    found = profile.profile(checkpoints("gpt2").model, rows, 100)
+    assert 0 < found.hooks < found.inside < 1
+    names, shares = zip(*found.functions, strict=True)
+    assert {"capture.read", "capture.on_host", "passes.over", "readout.deciding_logits"} <= set(names)
+    assert [*shares] == sorted(shares, reverse=True)
+    assert 0 < sum(shares) < 1 - found.inside
+
+
+def test_the_rows_of_a_profile_are_as_long_as_real_ones_and_always_the_same():
+    rows = profile.rows_of(3000)
+    assert 60 < np.mean([len(row) for row in rows]) < 70
+    assert rows[:3] == profile.rows_of(3000)[:3] != profile.rows_of(3000, seed=1)[:3]
+
+
+def test_a_profiled_run_makes_every_pass_and_leaves_no_hook(checkpoints):
+    rows = [[5, 6, 7]] * 6
+    assert profile.passes_over(checkpoints("gpt2").model, rows, 6) == 3
+    assert profile.passes_over(checkpoints("gpt2").model, rows, 1, keep=False) == 6

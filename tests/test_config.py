@@ -110,6 +110,12 @@ def test_a_configuration_cannot_be_changed():
         ("dataset:\n  prompt: 'Topic:'\n", 2, "must contain {text} exactly once"),
         ("dataset:\n  max_tokens: 1\n", 2, "greater than or equal to 4"),
         (
+            "extract: {batch_tokens: 0}\n",
+            1,
+            "extract.batch_tokens: must be auto or a whole number of at least 1 (got 0)",
+        ),
+        ("extract:\n  batch_tokens: all\n", 2, "must be auto or a whole number of at least 1 (got 'all')"),
+        (
             "checkpoint:\n  dtype: int8\n",
             2,
             "checkpoint.dtype: input should be 'auto', 'float32', 'bfloat16' or 'float16'",
@@ -253,6 +259,7 @@ SCHEMA = jsonschema.Draft202012Validator(config_schema())
 TRIED = [
     *(
         "word",
+        "auto",
         "",
         "zero",
         "zero:",

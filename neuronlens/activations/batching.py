@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import gc
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+from neuronlens.dataset import SPLITS
+from neuronlens.errors import OutOfMemoryError
 
 if TYPE_CHECKING:
     import torch
 
 Ints = npt.NDArray[np.int64]
+T = TypeVar("T")
 
 
 def token_budget_batches(lengths: Sequence[int], budget: int) -> list[Ints]:
@@ -33,6 +39,28 @@ def token_budget_batches(lengths: Sequence[int], budget: int) -> list[Ints]:
     return batches
 
 
+def split_batches(lengths: Sequence[int], split: Sequence[str], budget: int) -> dict[str, list[Ints]]:
+    """Batches of each split on its own, in the order fit, validation, test; splits without rows are left out.
+
+    Whoever batches the rows of one split alone, in the order of the dataset, gets the same batches: same rows, same order, same padding,
+    and therefore the same numbers to the bit.
+
+    Args:
+        lengths: [N] tokens of each row.
+        split: [N] of each row.
+        budget: see `token_budget_batches`.
+
+    Returns:
+        split -> batches of places in the dataset.
+    """
+    found = {}
+    for name in SPLITS:
+        places = np.array([i for i, own in enumerate(split) if own == name], dtype=np.int64)
+        if len(places):
+            found[name] = [places[rows] for rows in token_budget_batches([lengths[i] for i in places], budget)]
+    return found
+
+
 @dataclass(frozen=True)
 class Batch:
     """Padded rows on the model's device.
@@ -46,6 +74,95 @@ class Batch:
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     position_ids: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """The first and the second half of the rows, each padded no further than its longest row."""
+
+        def part(rows: slice) -> Batch:
+            used = self.attention_mask[rows].bool().any(dim=0)
+            tensors = (tensor[rows][:, used] for tensor in (self.input_ids, self.attention_mask, self.position_ids))
+            return Batch(self.rows[rows], *tensors)
+
+        middle = len(self) // 2
+        return part(slice(None, middle)), part(slice(middle, None))
+
+
+class Halving:
+    """Runs batches, and cuts those in two by rows that do not fit into memory, down to single rows.
+
+    What has not fitted once is not tried again: later batches of as many tokens are cut beforehand, so a budget that is too large costs a
+    failure or two and not one a batch. Which rows are run together depends on the batches and on what failed, on nothing else.
+
+    Attributes:
+        count: how many batches were cut, before or after they failed.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._tokens = math.inf  # the fewest of a batch that did not fit, padding included
+
+    def run(self, batch: Batch, work: Callable[[Batch], T]) -> Iterator[tuple[Batch, T]]:
+        """(part, what `work` gives on it) of the parts of a batch, its rows in order: the batch itself unless it does not fit.
+
+        Args:
+            work: must leave nothing behind when it fails for lack of memory, since its rows are run again.
+
+        Raises:
+            OutOfMemoryError: a single row does not fit.
+        """
+
+        def once(part: Batch) -> Iterator[T]:
+            yield work(part)
+
+        return self.stream(batch, once)
+
+    def stream(self, batch: Batch, work: Callable[[Batch], Iterator[T]]) -> Iterator[tuple[Batch, T]]:
+        """The same for work that gives several results of a part, one after the other.
+
+        What a part gave before it failed is given once more by its halves.
+        """
+        waiting = [batch]
+        while waiting:
+            part = waiting.pop()
+            tokens = part.input_ids.numel()
+            if tokens < self._tokens or len(part) == 1:
+                try:
+                    for result in work(part):
+                        yield part, result
+                except (RuntimeError, MemoryError) as error:
+                    if not _is_out_of_memory(error):
+                        raise
+                    if len(part) == 1:
+                        raise OutOfMemoryError(
+                            f"a row of {tokens} tokens does not fit into memory; lower dataset.max_tokens, set checkpoint.dtype=bfloat16, "
+                            "or use a device with more memory"
+                        ) from error
+                else:
+                    continue
+                # only here, behind the except clause, is the traceback gone that held the tensors of the failed call
+                self._tokens = min(self._tokens, tokens)
+                _release_memory()
+            self.count += 1
+            waiting += reversed(part.halves())
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    import torch
+
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+def _release_memory() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def collate(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from neuronlens.activations.tokens import TokenTracker, resolve_pooling
@@ -55,12 +57,16 @@ class Captured(dict[Site, torch.Tensor]):
 
     Attributes:
         position: [B] column that was read, -1 where all were pooled.
+        wanted: [n] rows and [n] columns of single tokens that the coming forward calls read besides; None for none. Set by the caller.
+        tokens: site -> [n, D] activations of those of the latest forward call, as empty as `wanted`.
         calls: how often each site's hook has fired.
     """
 
     def __init__(self, sites: Sequence[Site]) -> None:
         super().__init__()
         self.position = torch.empty(0, dtype=torch.long)
+        self.wanted: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.tokens: dict[Site, torch.Tensor] = {}
         self.calls = dict.fromkeys(sites, 0)
 
 
@@ -68,7 +74,7 @@ class Captured(dict[Site, torch.Tensor]):
 def capture(model: PreTrainedModel, sites: Sequence[Site | str], pooling: Pooling = "auto") -> Iterator[Captured]:
     """Read sites during the forward calls inside the block.
 
-    Values are cloned, never views that would keep a layer's whole output alive. An edit opened before the capture is seen by it.
+    Values are copies, never views that would keep a layer's whole output alive. An edit opened before the capture is seen by it.
 
     Args:
         sites: such as `resid_post.3`.
@@ -92,6 +98,11 @@ def capture(model: PreTrainedModel, sites: Sequence[Site | str], pooling: Poolin
                     )
                 if tracker.starts:  # behind the prompt, `generate` with a cache shows single tokens
                     captured[site], captured.position = pool(hidden.detach(), tracker, how)
+                    if captured.wanted is None:
+                        captured.tokens.pop(site, None)
+                    else:
+                        row, column = captured.wanted
+                        captured.tokens[site] = hidden.detach()[row.to(hidden.device), column.to(hidden.device)]
                 captured.calls[site] += 1
 
             return read
@@ -125,7 +136,7 @@ def pool(hidden: torch.Tensor, tracker: TokenTracker, how: Pooling) -> tuple[tor
     if how in ("first", "last"):
         position = tracker.first if how == "first" else tracker.last
         rows = torch.arange(len(hidden), device=hidden.device)
-        return hidden[rows, position.to(hidden.device)].clone(), position
+        return hidden[rows, position.to(hidden.device)], position  # indexing by tensors copies
     real = tracker.real.to(hidden.device)[:, :, None]
     everywhere = torch.full((len(hidden),), -1, dtype=torch.long)
     if how == "mean":
@@ -133,3 +144,19 @@ def pool(hidden: torch.Tensor, tracker: TokenTracker, how: Pooling) -> tuple[tor
         total = hidden.float().masked_fill(~real, 0).sum(dim=1)
         return (total / real.sum(dim=1)).to(hidden.dtype), everywhere
     return hidden.masked_fill(~real, float("-inf")).amax(dim=1), everywhere
+
+
+def on_host(found: Mapping[Site, torch.Tensor]) -> dict[Site, npt.NDArray[np.float32]]:
+    """The same values in main memory as float32, [B, D] per site.
+
+    Sites of one shape travel together, in the model's dtype: a copy from an accelerator waits for all that it has been told to do, and that
+    is better done once than once a site.
+    """
+    alike: dict[tuple[torch.Size, torch.device], list[Site]] = {}
+    for site, values in found.items():
+        alike.setdefault((values.shape, values.device), []).append(site)
+    host: dict[Site, npt.NDArray[np.float32]] = {}
+    for sites in alike.values():
+        together = torch.stack([found[site] for site in sites]).cpu().float().numpy()
+        host |= zip(sites, together, strict=True)
+    return {site: host[site] for site in found}

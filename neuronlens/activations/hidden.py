@@ -1,17 +1,35 @@
-"""Hidden states: what the blocks of a model give on the way, for whoever goes on from there."""
+"""Hidden states: what the blocks of a model give on the way, for whoever goes on from there.
+
+The stage `evaluate` starts from the hidden states of rows that the stage `extract` has just run. Where both run in one process, these are
+handed over in memory. They are a saving and nothing else: what is not there is computed again, from the same batches and with the same
+result.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from neuronlens.sites import Site, blocks_of
+from neuronlens.activations.batching import Ints
+from neuronlens.activations.memory import available_memory
+from neuronlens.activations.readout import Answers
+from neuronlens.activations.tokens import resolve_pooling
+from neuronlens.artifact import hash_value
+from neuronlens.checkpoint import Checkpoint
+from neuronlens.config import Config
+from neuronlens.dataset import Dataset
+from neuronlens.sites import Site, blocks_of, expand_sites, layer_count
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+KEPT_SPLITS = ("test", "validation")  # what evaluation runs on; in the order in which room is given
+_SHARE = 4  # of the available memory a quarter may be kept
 
 
 def blocks_before(site: Site) -> int:
@@ -20,11 +38,16 @@ def blocks_before(site: Site) -> int:
 
 
 @contextlib.contextmanager
-def record_blocks(model: PreTrainedModel, counts: Sequence[int]) -> Iterator[dict[int, Any]]:
+def record_blocks(
+    model: PreTrainedModel, counts: Sequence[int], store: Callable[[Any], Any] = lambda output: output
+) -> Iterator[dict[int, Any]]:
     """Keep what the first n blocks give, for each n > 0 of `counts`, of the latest forward call.
 
+    Args:
+        store: what is kept of an output; the output itself, as the block returned it, unless told otherwise.
+
     Yields:
-        n -> the output of block n - 1, as the block returned it.
+        n -> the output of block n - 1.
     """
     _, blocks = blocks_of(model)
     outputs: dict[int, Any] = {}
@@ -32,7 +55,151 @@ def record_blocks(model: PreTrainedModel, counts: Sequence[int]) -> Iterator[dic
         for count in sorted(set(counts) - {0}):
 
             def keep(_: torch.nn.Module, __: tuple[Any, ...], output: Any, count: int = count) -> None:
-                outputs[count] = output
+                outputs[count] = store(output)
 
             stack.callback(blocks[count - 1].register_forward_hook(keep).remove)
         yield outputs
+
+
+def off_device(output: Any) -> Any:
+    """A block's output on the CPU, in the block's own form: a tensor, or a tuple led by it.
+
+    What may stand behind it in a tuple (a cache, attention weights) is left empty: no stock model reads it in a plain forward call, and it
+    would keep alive many times the memory.
+    """
+    if isinstance(output, tuple):
+        return (output[0].cpu(), *([None] * (len(output) - 1)))
+    return output.cpu()
+
+
+def on_device(output: Any, device: torch.device) -> Any:
+    """What `off_device` gave, on a device."""
+    return (output[0].to(device), *output[1:]) if isinstance(output, tuple) else output.to(device)
+
+
+@dataclass(frozen=True)
+class KeptBatch:
+    """What the unedited model gave on a batch, on the CPU.
+
+    Attributes:
+        rows: [B] places in the dataset, in the order of the batch.
+        outputs: n -> output of block n - 1, [B, T, D] or a tuple led by it, for every n > 0 that `blocks_before` gives of an audited site.
+        answers: of the rows.
+    """
+
+    rows: Ints
+    outputs: Mapping[int, Any]
+    answers: Answers
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the tensors."""
+        hidden = (output[0] if isinstance(output, tuple) else output for output in self.outputs.values())
+        return sum(tensor.nbytes for tensor in (*hidden, self.answers.predicted, self.answers.confidence))
+
+
+class Keeper:
+    """Keeps the batches of some splits, as far as they fit into a budget. A split is kept whole or not at all.
+
+    Attributes:
+        counts: the n of `KeptBatch.outputs`.
+        batches: split -> what was kept of it so far; splits that are not kept are missing.
+    """
+
+    def __init__(self, counts: Sequence[int], expected: Mapping[str, int], budget: int) -> None:
+        """Choose the splits.
+
+        Args:
+            expected: split -> bytes that it will take.
+            budget: bytes for all of them together.
+        """
+        self.counts = counts
+        self.batches: dict[str, list[KeptBatch]] = {}
+        self._room: dict[str, int] = {}
+        for split in KEPT_SPLITS:
+            if split in expected and expected[split] <= budget:
+                budget -= expected[split]
+                self.batches[split], self._room[split] = [], expected[split]
+
+    @classmethod
+    def of_sites(
+        cls,
+        model: PreTrainedModel,
+        sites: Sequence[Site],
+        batches: Mapping[str, Sequence[Ints]],
+        lengths: Sequence[int],
+        concepts: int,
+        budget: int | None = None,
+    ) -> Keeper:
+        """What edits of the sites start from.
+
+        Args:
+            batches: split -> its batches.
+            lengths: [N] tokens of each row.
+            concepts: how many the answers tell apart.
+            budget: bytes; a quarter of the memory that is available now unless told otherwise.
+        """
+        counts = sorted({blocks_before(site) for site in sites} - {0})
+        token = int(model.config.hidden_size) * model.dtype.itemsize * len(counts)
+        answer = 8 + 4 * concepts  # an int64 index and float32 probabilities
+        expected = {
+            split: sum(len(rows) * (max(lengths[i] for i in rows) * token + answer) for rows in batches[split])
+            for split in KEPT_SPLITS
+            if split in batches
+        }
+        return cls(counts, expected, available_memory() // _SHARE if budget is None else budget)
+
+    def add(self, split: str, batch: KeptBatch) -> None:
+        """Keep a batch, unless its split is not kept. A split that turns out larger than expected is dropped."""
+        if split not in self.batches:
+            return
+        self._room[split] -= batch.nbytes
+        if self._room[split] < 0:
+            self.drop(split)
+        else:
+            self.batches[split].append(batch)
+
+    def drop(self, split: str) -> None:
+        """Free a split and keep no more of it."""
+        self.batches.pop(split, None)
+
+
+_lock = Lock()
+_slot: tuple[str, Mapping[str, Sequence[KeptBatch]]] | None = None
+
+
+def hand_over(key: str, batches: Mapping[str, Sequence[KeptBatch]]) -> None:
+    """Leave batches (split -> all batches of it) for whoever asks with the same key. There is one place for it: what lay there is freed."""
+    global _slot
+    with _lock:
+        _slot = (key, batches)
+
+
+def take_over(key: str) -> Mapping[str, Sequence[KeptBatch]] | None:
+    """What was handed over under a key, which is then no longer held here; None if that is something else or nothing."""
+    global _slot
+    with _lock:
+        if _slot is None or _slot[0] != key:
+            return None
+        found = _slot[1]
+        _slot = None
+        return found
+
+
+def kept_key(config: Config, checkpoint: Checkpoint, dataset: Dataset, batch_tokens: int) -> str:
+    """Identity of everything that kept batches depend on: checkpoint, rows and how they become tokens, sites, scoring, batches.
+
+    Args:
+        batch_tokens: the budget in use.
+    """
+    return hash_value(
+        {
+            "checkpoint": [checkpoint.fingerprint, checkpoint.dtype],
+            "rows": [list(dataset.row), list(dataset.text), list(dataset.concept), list(dataset.split)],
+            "dataset": config.dataset.model_dump(mode="json", exclude={"path"}),
+            "sites": [str(site) for site in expand_sites(config.extract.sites, layer_count(checkpoint.config))],
+            "pooling": resolve_pooling(config.extract.pooling, checkpoint.config.model_type),
+            "scoring": config.evaluate.scoring,
+            "batch_tokens": batch_tokens,
+        }
+    )

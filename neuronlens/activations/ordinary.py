@@ -6,7 +6,6 @@ text: auxiliary documents that perplexity is not measured on, and the other posi
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +15,19 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from neuronlens.activations.batching import Ints, iterate, pad_id_of, token_budget_batches
-from neuronlens.activations.capture import attach
+from neuronlens.activations.batching import Batch, Halving, Ints, iterate, pad_id_of, token_budget_batches
+from neuronlens.activations.capture import capture, on_host
+from neuronlens.activations.memory import batch_budget
 from neuronlens.activations.readout import deciding_logits
 from neuronlens.activations.store import Floats, read_shard, write_shard
 from neuronlens.activations.tokens import resolve_pooling
 from neuronlens.artifact import read_table, write_table
 from neuronlens.checkpoint import Checkpoint
-from neuronlens.config import DatasetParams, Pooling
+from neuronlens.config import BatchTokens, DatasetParams, Pooling
 from neuronlens.dataset import Dataset
 from neuronlens.encoding import Encoder, encoder_for, longest_input
-from neuronlens.errors import NeuronLensError, NonFiniteActivationError
-from neuronlens.sites import Site, expand_sites, layer_count, resolve, site_width
+from neuronlens.errors import NonFiniteActivationError
+from neuronlens.sites import Site, expand_sites, layer_count, site_width
 
 TOKENS = 2048  # of each site; shares of them are known to a percent
 _TEXTS = 256  # read at most for them
@@ -57,7 +57,7 @@ def collect_ordinary(
     *,
     documents: Sequence[str] = (),
     pooling: Pooling = "auto",
-    batch_tokens: int = 8192,
+    batch_tokens: BatchTokens = "auto",
     text: DatasetParams | None = None,
     seed: int = 0,
 ) -> dict[Site, Ordinary]:
@@ -75,22 +75,161 @@ def collect_ordinary(
 
     Raises:
         NonFiniteActivationError: an activation is NaN or infinite.
+        OutOfMemoryError: a single text does not fit.
     """
-    params = text or DatasetParams()
-    generator = np.random.default_rng([seed, 1])
-    rows = np.array([i for i, split in enumerate(dataset.split) if split == "fit"])
-    rows = np.sort(generator.permutation(rows)[:_TEXTS])
-    bare = Encoder(checkpoint.tokenizer, min(params.max_tokens, longest_input(checkpoint)))
-    auxiliary = bare.encode(documents[:_TEXTS]) if documents else []
-    encoded = [*encoder_for(checkpoint, params).encode([dataset.text[i] for i in rows]), *auxiliary]
-    how = resolve_pooling(pooling, checkpoint.config.model_type)
-    own = [_besides(len(ids), how) for ids in encoded[: len(rows)]]
-    places = _sample(own, [np.arange(len(ids)) for ids in auxiliary], generator)
-    wanted = expand_sites(sites, layer_count(checkpoint.config))
-    values = _read(checkpoint, encoded, places, wanted, batch_tokens)
-    concepts = [*(dataset.concept[i] for i in rows), *([""] * len(auxiliary))]
-    concept = np.repeat(np.array(concepts, dtype=np.str_), [len(found) for found in places])
-    return {site: Ordinary(found, concept) for site, found in values.items()}
+    params, wanted = text or DatasetParams(), expand_sites(sites, layer_count(checkpoint.config))
+    encoder = encoder_for(checkpoint, params)
+    encoded: dict[int, list[int]] = {}
+
+    def encode(places: Sequence[int]) -> Sequence[Sequence[int]]:
+        encoded.update(zip(places, encoder.encode([dataset.text[i] for i in places]), strict=True))
+        return [encoded[i] for i in places]
+
+    sample = OrdinarySample(
+        checkpoint,
+        dataset,
+        wanted,
+        encode,
+        documents=documents,
+        pooling=pooling,
+        max_tokens=params.max_tokens,
+        seed=seed,
+    )
+    budget = batch_budget(batch_tokens, checkpoint.model)
+    read_tokens(checkpoint, encoded, sample.rows, wanted, budget)
+    sample.read_documents(checkpoint, budget)
+    return sample.ordinary()
+
+
+class DrawnTokens:
+    """Columns that were drawn from some texts, and what passes over those texts find there.
+
+    Attributes:
+        columns: place of a text -> its columns, ascending.
+    """
+
+    def __init__(self, columns: Mapping[int, Ints], widths: Mapping[Site, int]) -> None:
+        self.columns = {place: own for place, own in columns.items() if len(own)}
+        lengths = [len(own) for own in self.columns.values()]
+        self._start = dict(zip(self.columns, np.cumsum([0, *lengths])[:-1].tolist(), strict=True))
+        self._values = {site: np.empty((sum(lengths), width), dtype=np.float32) for site, width in widths.items()}
+
+    def places(self, rows: Ints) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """[n] row of the batch and [n] column of every token drawn from the texts of a batch; None where there are none.
+
+        Args:
+            rows: [B] place of each text.
+        """
+        own = [(slot, self.columns[int(row)]) for slot, row in enumerate(rows) if int(row) in self.columns]
+        if not own:
+            return None
+        slots = np.repeat([slot for slot, _ in own], [len(columns) for _, columns in own])
+        return torch.from_numpy(slots), torch.from_numpy(np.concatenate([columns for _, columns in own]))
+
+    def store(self, rows: Ints, found: Mapping[Site, Floats]) -> None:
+        """Take what a pass found at `places(rows)`, [n, D] per site.
+
+        Raises:
+            NonFiniteActivationError: an activation is NaN or infinite.
+        """
+        texts = [int(row) for row in rows if int(row) in self.columns]
+        slots = np.concatenate([self._start[text] + np.arange(len(self.columns[text])) for text in texts])
+        for site, values in found.items():
+            if not np.isfinite(values).all():
+                raise NonFiniteActivationError(
+                    f"site {site}: the activation of a token of ordinary text is not finite; "
+                    "try checkpoint.dtype=float32, and check the weights"
+                )
+            self._values[site][slots] = values
+
+    def values(self, site: Site) -> Floats:
+        """[n, D] in the order of the texts."""
+        return self._values[site]
+
+
+class OrdinarySample:
+    """Which ordinary tokens are read, and what was found there.
+
+    Attributes:
+        rows: of fit rows, by their place in the dataset. Any pass over those rows may fill them.
+        documents: of the documents, by their number.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        dataset: Dataset,
+        sites: Sequence[Site],
+        encode: Callable[[Sequence[int]], Sequence[Sequence[int]]],
+        *,
+        documents: Sequence[str],
+        pooling: Pooling,
+        max_tokens: int,
+        seed: int,
+    ) -> None:
+        """Draw the tokens.
+
+        Args:
+            encode: token ids of the rows at some places of the dataset.
+            documents, pooling, seed: see `collect_ordinary`.
+            max_tokens: length that a document is cut to.
+        """
+        generator = np.random.default_rng([seed, 1])
+        fit = np.array([i for i, split in enumerate(dataset.split) if split == "fit"])
+        places: list[int] = np.sort(generator.permutation(fit)[:_TEXTS]).tolist()
+        how = resolve_pooling(pooling, checkpoint.config.model_type)
+        own = [_besides(len(ids), how) for ids in encode(places)]
+        bare = Encoder(checkpoint.tokenizer, min(max_tokens, longest_input(checkpoint)))
+        self._encoded = dict(enumerate(bare.encode(documents[:_TEXTS]) if documents else []))
+        drawn = _sample(own, [np.arange(len(ids)) for ids in self._encoded.values()], generator)
+        self._sites = {site: site_width(checkpoint.config, site) for site in sites}
+        self.rows = DrawnTokens(dict(zip(places, drawn, strict=False)), self._sites)
+        self.documents = DrawnTokens(dict(enumerate(drawn[len(places) :])), self._sites)
+        concepts = [*(dataset.concept[i] for i in places), *([""] * len(self._encoded))]
+        self._concept = np.repeat(np.array(concepts, dtype=np.str_), [len(columns) for columns in drawn])
+
+    def read_documents(self, checkpoint: Checkpoint, batch_tokens: int, halving: Halving | None = None) -> None:
+        """Run the documents, which are no rows and in no other pass."""
+        read_tokens(checkpoint, self._encoded, self.documents, [*self._sites], batch_tokens, halving)
+
+    def ordinary(self) -> dict[Site, Ordinary]:
+        """What was found, the rows' tokens before the documents'."""
+        return {
+            site: Ordinary(
+                np.concatenate([self.rows.values(site), self.documents.values(site)]).T.copy(order="C"), self._concept
+            )
+            for site in self._sites
+        }
+
+
+def read_tokens(
+    checkpoint: Checkpoint,
+    encoded: Mapping[int, Sequence[int]],
+    drawn: DrawnTokens,
+    sites: Sequence[Site],
+    batch_tokens: int,
+    halving: Halving | None = None,
+) -> None:
+    """Run the texts that tokens were drawn from, and nothing else of them.
+
+    Args:
+        encoded: place of a text -> its token ids.
+        batch_tokens: tokens of a batch, padding included.
+    """
+    model, halving = checkpoint.model, halving or Halving()
+    places = np.array([*drawn.columns], dtype=np.int64)
+    texts = [encoded[place] for place in drawn.columns]
+    with torch.inference_mode(), capture(model, sites) as captured:
+
+        def run(batch: Batch) -> dict[Site, Floats]:
+            captured.wanted = drawn.places(places[batch.rows])
+            deciding_logits(model, batch)
+            return on_host(captured.tokens)
+
+        packed = token_budget_batches([len(ids) for ids in texts], batch_tokens)
+        for batch in iterate(texts, packed, pad_id=pad_id_of(checkpoint.tokenizer), device=model.device):
+            for part, found in halving.run(batch, run):
+                drawn.store(places[part.rows], found)
 
 
 def write_ordinary(folder: Path, found: Mapping[Site, Ordinary]) -> None:
@@ -136,58 +275,3 @@ def _draw(texts: Sequence[Ints], count: int, generator: np.random.Generator) -> 
         columns[drawn[start:end] - edge]
         for columns, start, end, edge in zip(texts, places[:-1], places[1:], edges[:-1], strict=True)
     ]
-
-
-def _read(
-    checkpoint: Checkpoint,
-    encoded: Sequence[Sequence[int]],
-    places: Sequence[Ints],
-    sites: Sequence[Site],
-    batch_tokens: int,
-) -> dict[Site, Floats]:
-    """[D, n] per site, tokens in the order of the texts."""
-    model = checkpoint.model
-    used = [i for i, columns in enumerate(places) if len(columns)]
-    if not used:  # rows of a single token, and no text beside them
-        return {site: np.empty((site_width(checkpoint.config, site), 0), dtype=np.float32) for site in sites}
-    texts = [encoded[i] for i in used]
-    found: dict[Site, list[Floats]] = {site: [] for site in sites}
-    order: list[int] = []
-    with torch.inference_mode():
-        for batch in iterate(
-            texts,
-            token_budget_batches([len(ids) for ids in texts], batch_tokens),
-            pad_id=pad_id_of(checkpoint.tokenizer),
-            device=model.device,
-        ):
-            columns = [places[used[int(row)]] for row in batch.rows]
-            at = torch.from_numpy(np.repeat(np.arange(len(columns)), [len(part) for part in columns]))
-            column = torch.from_numpy(np.concatenate(columns))
-            order += [used[int(row)] for row in batch.rows]
-            seen: dict[Site, torch.Tensor] = {}
-            with contextlib.ExitStack() as stack:
-                for site in sites:
-                    stack.callback(attach(resolve(model, site), _reader(site, seen, at, column)).remove)
-                deciding_logits(model, batch)
-            for site in sites:
-                if site not in seen:
-                    raise NeuronLensError(f"the hook of site {site} did not fire")
-                if not bool(seen[site].isfinite().all()):
-                    raise NonFiniteActivationError(
-                        f"site {site}: the activation of a token of ordinary text is not finite; "
-                        "try checkpoint.dtype=float32, and check the weights"
-                    )
-                found[site].append(seen[site].cpu().numpy())
-    lengths = [len(places[i]) for i in order]
-    starts = dict(zip(order, np.cumsum([0, *lengths[:-1]]), strict=True))
-    slots = np.concatenate([np.arange(starts[i], starts[i] + len(places[i])) for i in used])
-    return {site: np.ascontiguousarray(np.concatenate(parts)[slots].T) for site, parts in found.items()}
-
-
-def _reader(
-    site: Site, seen: dict[Site, torch.Tensor], at: torch.Tensor, column: torch.Tensor
-) -> Callable[[torch.Tensor], None]:
-    def read(hidden: torch.Tensor) -> None:
-        seen[site] = hidden[at.to(hidden.device), column.to(hidden.device)].float()
-
-    return read

@@ -117,7 +117,8 @@ class TokenTracker:
         return self.real
 
     def _before(self, _: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = self._signature.bind_partial(*args, **kwargs).arguments
+        # binding takes as long as several hooks, and the library's own calls name every argument
+        given = self._signature.bind_partial(*args, **kwargs).arguments if args else kwargs
         inputs = given.get("input_ids")
         if inputs is None:
             inputs = given["inputs_embeds"]

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from neuronlens.activations.batching import iterate, pad_id_of, token_budget_batches
+from neuronlens.activations.memory import CPU_TOKENS, batch_budget
 from neuronlens.checkpoint import Checkpoint
 from neuronlens.config import Config
 from neuronlens.encoding import Asked, encode_questions
@@ -22,7 +23,7 @@ COLUMNS = ("questions_accuracy", "questions_accuracy_low", "questions_accuracy_h
 
 
 def score_questions(
-    checkpoint: Checkpoint, asked: Asked, interventions: Sequence[Edit], *, batch_tokens: int = 8192
+    checkpoint: Checkpoint, asked: Asked, interventions: Sequence[Edit], *, batch_tokens: int = CPU_TOKENS
 ) -> npt.NDArray[np.bool_]:
     """Which questions are answered right, unedited (index 0) and under each intervention (1 to M).
 
@@ -55,7 +56,9 @@ def question_columns(
     asked = _asked(checkpoint, config)
     if asked is None:
         return [dict.fromkeys(COLUMNS) for _ in interventions]
-    correct = score_questions(checkpoint, asked, interventions, batch_tokens=config.extract.batch_tokens)
+    correct = score_questions(
+        checkpoint, asked, interventions, batch_tokens=batch_budget(config.extract.batch_tokens, checkpoint.model)
+    )
     base, *rates = (float(rate) for rate in correct.mean(axis=1))
     return [
         dict(zip(COLUMNS, (rate, *wilson(int(hits.sum()), len(hits)), base), strict=True))

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from neuronlens.activations.batching import Batch, Ints, collate, iterate, pad_id_of, token_budget_batches
+from neuronlens.activations.batching import Batch, Halving, Ints, collate, iterate, pad_id_of, token_budget_batches
+from neuronlens.activations.hidden import KeptBatch, on_device
+from neuronlens.activations.memory import CPU_TOKENS
 from neuronlens.activations.readout import continuations, deciding_logits, needed_tokens, read_answers
+from neuronlens.activations.tokens import TokenTracker
 from neuronlens.checkpoint import Checkpoint
 from neuronlens.config import DatasetParams, Scoring
 from neuronlens.dataset import Dataset
 from neuronlens.encoding import encoder_for, resolve_labels
 from neuronlens.errors import DatasetError, NonFiniteActivationError
-from neuronlens.evaluation.deciding import deciding_passes
+from neuronlens.evaluation.deciding import deciding_passes, edited_passes
 from neuronlens.evaluation.shared_prompt import SharedPrompt
 from neuronlens.interventions.edit import Dose, Edit, edit
 from neuronlens.progress import track
@@ -29,7 +33,7 @@ Floats = npt.NDArray[np.float32]
 Counts = npt.NDArray[np.int32]  # there is one for every edit and row
 Doubles = npt.NDArray[np.float64]
 
-
+_Pass = tuple[int, torch.Tensor, Dose]
 _ROUNDINGS = 16
 _CHECKED_ROWS = 4
 _ROOM = 1 << 30
@@ -81,14 +85,19 @@ def score_rows(
     *,
     split: str = "test",
     scoring: Scoring = "constrained",
-    batch_tokens: int = 8192,
+    batch_tokens: int = CPU_TOKENS,
     text: DatasetParams | None = None,
+    kept: Sequence[KeptBatch] = (),
 ) -> RowScores:
     """Answers on the rows of a split, unedited and under each intervention. Batch by batch: the prefix once, then every edit's suffix.
 
     With `generate` each edit also acts on a greedy decoding of its own, from the prompt to one token past the longest label; the answer is
     the label that the text names. Confidence and dose stay those of the prompt's forward call, as in the other scorings: they do not depend
     on how long a row's answer happens to be. (So an edit of the `generated` tokens has a dose of 0 here, and may change answers still.)
+
+    Args:
+        batch_tokens: tokens of a batch, padding included; one that does not fit into memory is cut.
+        kept: what an unedited pass over the batches of the split has left. It saves that pass and changes no bit of the scores.
 
     Raises:
         DatasetError: the split has no rows.
@@ -112,8 +121,13 @@ def score_rows(
         few = collate(encoded, batches[-1][-_CHECKED_ROWS:], pad_id=pad_id, device=device)
         fidelity = check_fidelity(model, interventions, few, encoded[0][: shared.length] if shared else ())
         tokens = needed_tokens(labels, scoring, classifier=checkpoint.kind == "classifier")
+        if [list(part.rows) for part in kept] != [list(rows[batch]) for batch in batches]:
+            kept = ()
+        for part, members in zip(kept, batches, strict=False):
+            predicted[0, members] = part.answers.predicted.numpy()
+            confidence[0, members] = part.answers.confidence.numpy()[np.arange(len(members)), truth[members]]
         iterated = iterate(encoded, batches, pad_id=pad_id, device=device)
-        passes = all_deciding(model, interventions, iterated, tokens=tokens, shared=shared)
+        passes = all_deciding(model, interventions, iterated, tokens=tokens, shared=shared, kept=kept)
         for batch, index, logits, dose in track(passes, len(batches) * (len(interventions) + 1), "evaluate"):
             texts: Sequence[str] = ()
             if scoring == "generate":
@@ -164,18 +178,44 @@ def check_fidelity(
 def all_deciding(
     model: PreTrainedModel,
     interventions: Sequence[Edit],
-    batches: Iterator[Batch],
+    batches: Iterable[Batch],
     *,
     tokens: Sequence[int] | None = None,
     shared: SharedPrompt | None = None,
+    kept: Sequence[KeptBatch] = (),
 ) -> Iterator[tuple[Batch, int, torch.Tensor, Dose]]:
     """Deciding logits of each batch, unedited (index 0) and under each intervention (1 to M), with the edit's dose.
 
-    Batch by batch, so that what the prefix gave is in memory for every edit and nothing is spilled.
+    Batch by batch, so that what the prefix gave is in memory for every edit and nothing is spilled. A batch that does not fit into memory
+    is cut in two, and what it gave before is given again by its parts.
 
     Args:
         tokens, shared: as of `deciding_passes`.
+        kept: what an unedited pass has left of the batches; then the unedited logits are not given.
     """
-    for batch in batches:
-        for index, logits, dose in deciding_passes(model, interventions, batch, tokens=tokens, shared=shared):
-            yield batch, index, logits, dose
+    halving = Halving()
+    for batch, left in zip_longest(batches, kept):
+
+        def passes(part: Batch, whole: Batch = batch, left: KeptBatch | None = left) -> Iterator[_Pass]:
+            if left is not None and part is whole:
+                yield from _from_kept(model, interventions, part, left, tokens, shared)
+            else:
+                yield from deciding_passes(model, interventions, part, tokens=tokens, shared=shared)
+
+        for part, (index, logits, dose) in halving.stream(batch, passes):
+            yield part, index, logits, dose
+
+
+def _from_kept(
+    model: PreTrainedModel,
+    interventions: Sequence[Edit],
+    batch: Batch,
+    kept: KeptBatch,
+    tokens: Sequence[int] | None,
+    shared: SharedPrompt | None,
+) -> Iterator[_Pass]:
+    tracker = TokenTracker(model)
+    tracker.see(batch.attention_mask, batch.input_ids.shape[1])
+    outputs = {count: on_device(output, model.device) for count, output in kept.outputs.items()}
+    for i, logits, dose in edited_passes(model, interventions, batch, outputs, tracker, tokens=tokens, shared=shared):
+        yield i + 1, logits, dose

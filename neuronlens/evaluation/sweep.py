@@ -10,6 +10,8 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from neuronlens.activations.hidden import KeptBatch, kept_key, take_over
+from neuronlens.activations.memory import batch_budget
 from neuronlens.artifact import write_table
 from neuronlens.checkpoint import Checkpoint, default_device, open_checkpoint
 from neuronlens.config import Config
@@ -56,9 +58,10 @@ def evaluate(config: Config, inputs: Mapping[str, Path], out: Path) -> dict[str,
     checkpoint, dataset = open_checkpoint(config.checkpoint), read_dataset(inputs["prepare"])
     known = read_methods(inputs["fit"], config)
     candidates = [method for method in known if not method.is_control] if config.interventions.tuned else []
+    kept = take_over(kept_key(config, checkpoint, dataset, batch_budget(config.extract.batch_tokens, checkpoint.model)))
     tried = None
     if candidates and "validation" in dataset.split:
-        tried = _Scored(checkpoint, dataset, candidates, config, "validation")
+        tried = _Scored(checkpoint, dataset, candidates, config, "validation", kept)
     chosen = _choices(candidates, tried)
     # test rows see those candidates that the validation rows chose or put on a path, and the controls of what was chosen
     mirrored = [candidates[i] for (_, _, family), i in chosen.items() if family == "tuned"]
@@ -71,7 +74,7 @@ def evaluate(config: Config, inputs: Mapping[str, Path], out: Path) -> dict[str,
         or id(method) in of_use
         or (method.is_control and any(method.mirrors(other) for other in mirrored))
     ]
-    judged = _Scored(checkpoint, dataset, methods, config, "test")
+    judged = _Scored(checkpoint, dataset, methods, config, "test", kept)
     losses = _losses(checkpoint, judged.edits, config)
     rows = _results(checkpoint, judged, losses, config)
     write_table(out / "results.parquet", adjust(pa.Table.from_pylist(rows, schema=_schema())))
@@ -153,6 +156,7 @@ class _Scored:
         methods: Sequence[Method],
         config: Config,
         split: Literal["validation", "test"],
+        kept: Mapping[str, Sequence[KeptBatch]] | None = None,
     ) -> None:
         self.methods = methods
         different, index = distinct(methods)
@@ -164,8 +168,9 @@ class _Scored:
             self.edits,
             split=split,
             scoring=config.evaluate.scoring,
-            batch_tokens=config.extract.batch_tokens,
+            batch_tokens=batch_budget(config.extract.batch_tokens, checkpoint.model),
             text=config.dataset,
+            kept=(kept or {}).get(split, ()),
         )
         self._known = {id(method): place for method, place in zip(methods, self.places, strict=True)}
 

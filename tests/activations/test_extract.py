@@ -8,16 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from neuronlens.activations import store
+from neuronlens.activations import extract as module
+from neuronlens.activations import passes, store
+from neuronlens.activations.batching import split_batches
 from neuronlens.activations.extract import collect_activations, extract
+from neuronlens.activations.hidden import kept_key, take_over
 from neuronlens.activations.ordinary import collect_ordinary, read_ordinary
+from neuronlens.activations.readout import deciding_logits
 from neuronlens.activations.store import read_activations
 from neuronlens.artifact import write_table
 from neuronlens.checkpoint import load_checkpoint
 from neuronlens.config import Config, DatasetParams
-from neuronlens.errors import DatasetError, NonFiniteActivationError, SiteError
+from neuronlens.encoding import encoder_for
+from neuronlens.errors import DatasetError, NonFiniteActivationError, OutOfMemoryError, SiteError
 from neuronlens.sites import Site
-from tests.conftest import sentences
+from tests.conftest import hooks, sentences
 from tests.models import CONCEPTS, FAMILIES, HIDDEN, LANGUAGE_MODELS
 from tests.reference import BLOCKS, DOWN
 
@@ -83,6 +88,33 @@ def test_answers_are_the_unedited_models(checkpoints, dataset, family):
         assert found.confidence[i] == pytest.approx(float(logits.softmax(-1)[ids[own]]), rel=1e-4)
 
 
+def small_memory(monkeypatch, tokens, *modules):
+    """Forward calls on more than so many tokens, padding included, fail; returns the sizes of those that did not."""
+    ran = []
+
+    def limited(model, batch):
+        if batch.input_ids.numel() > tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        ran.append(batch.input_ids.numel())
+        return deciding_logits(model, batch)
+
+    for one in modules or (passes,):
+        monkeypatch.setattr(one, "deciding_logits", limited)
+    return ran
+
+
+@pytest.mark.parametrize("family", ["distilbert", "qwen2"])
+def test_batches_that_do_not_fit_are_cut(checkpoints, dataset, monkeypatch, family):
+    checkpoint = checkpoints(family)
+    whole = collect_activations(checkpoint, dataset, EVERYWHERE)
+    ran = small_memory(monkeypatch, 50)
+    assert_same(whole, collect_activations(checkpoint, dataset, EVERYWHERE))
+    assert len(ran) > 3
+    small_memory(monkeypatch, 10)
+    with pytest.raises(OutOfMemoryError, match=r"a row of \d+ tokens does not fit.*dataset\.max_tokens"):
+        collect_activations(checkpoint, dataset)
+
+
 @pytest.fixture
 def prepared(tmp_path, dataset):
     folder = tmp_path / "prepare"
@@ -112,6 +144,101 @@ def test_what_is_stored_is_what_is_collected(checkpoints, dataset, prepared, tmp
         np.testing.assert_array_equal(sorted_.values[site], collected.values[site])
     for name in fields:
         np.testing.assert_array_equal(getattr(sorted_, name), getattr(collected, name), err_msg=name)
+
+
+@pytest.mark.parametrize("scoring", ["constrained", "generate"])
+def test_a_stage_short_of_memory_gives_the_same_shards(checkpoints, dataset, prepared, tmp_path, monkeypatch, scoring):
+    """Shards and the order of rows are planned before anything fails; what was cut is not kept for evaluation."""
+    checkpoint = checkpoints("llama")
+    config = Config.model_validate(
+        {
+            "checkpoint": {"path": str(checkpoint.path)},
+            "extract": {"sites": EVERYWHERE, "batch_tokens": 90},
+            "evaluate": {"scoring": scoring},
+        }
+    )
+    monkeypatch.setattr(store, "_SHARD_BYTES", 4 * 24 * 12)
+    plenty, scarce, again = (tmp_path / name for name in ("plenty", "scarce", "again"))
+    facts = extract(config, {"prepare": prepared}, plenty)
+    assert facts["halvings"] == 0
+    assert facts["batch_tokens"] == 90
+    small_memory(monkeypatch, 40)
+    found = extract(config, {"prepare": prepared}, scarce)
+    assert found["halvings"] > 2
+    assert found | {"halvings": 0} == facts
+    assert take_over(kept_key(config, checkpoint, dataset, 90)) == {}
+    one, two = (read_activations(folder, dataset.to_table()) for folder in (plenty, scarce))
+    assert_same(one, two)
+    extract(config, {"prepare": prepared}, again)
+    assert contents(scarce) == contents(again), "the same for the same failures"
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.parquet")}
+
+
+def test_every_row_is_run_once_and_documents_apart(checkpoints, dataset, prepared, tmp_path, monkeypatch):
+    """Ordinary tokens of fit rows come from the same pass as everything else."""
+    (tmp_path / "auxiliary.txt").write_text("\n".join(sentences(6, seed=5)))
+    checkpoint = checkpoints("gpt2")
+    config = Config.model_validate(
+        {
+            "checkpoint": {"path": str(checkpoint.path)},
+            "extract": {"sites": EVERYWHERE, "batch_tokens": 60},
+            "evaluate": {"auxiliary": str(tmp_path / "auxiliary.txt"), "auxiliary_rows": 3},
+        }
+    )
+    calls = []
+
+    class Counted(type(checkpoint.model)):
+        def __call__(self, *args, **kwargs):
+            calls.append(kwargs["input_ids"].shape)
+            return super().__call__(*args, **kwargs)
+
+    opened = load_checkpoint(checkpoint.path)
+    opened.model.__class__ = Counted
+    monkeypatch.setattr(module, "open_checkpoint", lambda _: opened)
+    facts = extract(config, {"prepare": prepared}, tmp_path / "extract")
+    encoded = encoder_for(checkpoint, config.dataset).encode(dataset.text)
+    lengths = [len(ids) for ids in encoded]
+    planned = [rows for found in split_batches(lengths, dataset.split, 60).values() for rows in found]
+    assert facts["batches"] == len(planned)
+    assert [shape[0] for shape in calls[: len(planned)]] == [len(rows) for rows in planned]
+    assert sum(shape[0] for shape in calls[len(planned) :]) == 3
+    padded = sum(shape.numel() for shape in calls[: len(planned)])
+    assert facts["tokens"] == sum(lengths)
+    assert facts["padding_share"] == pytest.approx(1 - sum(lengths) / padded, abs=1e-6)
+
+
+def test_shards_written_behind_the_model_are_those_written_in_line(checkpoints, prepared, tmp_path, monkeypatch):
+    checkpoint = checkpoints("bert")
+    config = Config.model_validate(
+        {"checkpoint": {"path": str(checkpoint.path)}, "extract": {"sites": EVERYWHERE, "batch_tokens": 50}}
+    )
+    monkeypatch.setattr(store, "_SHARD_BYTES", 4 * 24 * 5)
+    behind, in_line = tmp_path / "behind", tmp_path / "in_line"
+    extract(config, {"prepare": prepared}, behind)
+    monkeypatch.setattr(module.ShardWriter, "submit", lambda _, job: job())
+    extract(config, {"prepare": prepared}, in_line)
+    assert len(contents(behind)) > 12
+    assert contents(behind) == contents(in_line)
+
+
+def test_a_full_disk_ends_the_stage_with_the_original_error(checkpoints, prepared, tmp_path, monkeypatch):
+    error = OSError(28, "No space left on device")
+
+    def full(*_):
+        raise error
+
+    checkpoint = checkpoints("bert")
+    config = Config.model_validate({"checkpoint": {"path": str(checkpoint.path)}, "extract": {"batch_tokens": 50}})
+    monkeypatch.setattr(store, "_SHARD_BYTES", 4 * 16 * 5)
+    monkeypatch.setattr(module, "write_shard", full)
+    monkeypatch.setattr(module, "open_checkpoint", lambda _: checkpoint)  # no hook may be left on its model
+    with pytest.raises(OSError, match="No space left") as caught:
+        extract(config, {"prepare": prepared}, tmp_path / "extract")
+    assert caught.value is error
+    assert hooks(checkpoint.model) == 0
 
 
 def test_a_sample_of_ordinary_tokens_is_stored_beside_the_rows(checkpoints, dataset, prepared, tmp_path):

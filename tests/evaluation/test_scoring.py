@@ -14,7 +14,7 @@ from neuronlens.activations.extract import collect_activations
 from neuronlens.checkpoint import load_checkpoint
 from neuronlens.config import DatasetParams
 from neuronlens.encoding import longest_input
-from neuronlens.evaluation import head
+from neuronlens.evaluation import head, scoring
 from neuronlens.evaluation.scoring import score_rows
 from neuronlens.evaluation.text import document_losses, perplexity
 from neuronlens.interventions.edit import Intervention
@@ -159,6 +159,47 @@ def test_scoring_among_the_labels(checkpoints, dataset, family):
     place = {row: i for i, row in enumerate(found.row)}
     own = [place[dataset.row[row]] for row in among.rows]
     np.testing.assert_allclose(among.confidence[0], found.confidence[own], rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["distilbert", "gpt2"])
+def test_a_batch_that_does_not_fit_into_memory_is_cut(checkpoints, dataset, family, monkeypatch):
+    """In the middle of its edits: no row is lost, and none counts twice."""
+    checkpoint = checkpoints(family)
+    edits = some_edits(checkpoint.config)
+    whole = score_rows(checkpoint, dataset, edits)
+    passes, failed = scoring.deciding_passes, []
+
+    def short_of_memory(model, interventions, batch, **how):
+        for done, result in enumerate(passes(model, interventions, batch, **how)):
+            if done == 2 and len(batch) > 3 and len(interventions) > 1:
+                failed.append(len(batch))
+                raise torch.OutOfMemoryError
+            yield result
+
+    monkeypatch.setattr(scoring, "deciding_passes", short_of_memory)
+    cut = score_rows(checkpoint, dataset, edits)
+    assert failed
+    np.testing.assert_array_equal(cut.predicted, whole.predicted)
+    np.testing.assert_array_equal(cut.changed, whole.changed)
+    np.testing.assert_array_equal(cut.looked_at, whole.looked_at)
+    np.testing.assert_allclose(cut.confidence, whole.confidence, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2"])
+def test_a_prompt_that_rows_share_is_run_apart(checkpoints, dataset, family):
+    """The template's beginning is the same in all rows; scores are those of rows run whole."""
+    checkpoint = checkpoints(family)
+    edits = some_edits(checkpoint.config)
+    text = DatasetParams(prompt="the court : law the bank : finance the goal : sports the cell : health {text} Topic:")
+    together = score_rows(checkpoint, dataset, edits, text=text)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(scoring.SharedPrompt, "of_rows", lambda *_: None)
+        alone = score_rows(checkpoint, dataset, edits, text=text)
+    np.testing.assert_array_equal(together.predicted, alone.predicted)
+    np.testing.assert_array_equal(together.changed, alone.changed)
+    np.testing.assert_allclose(together.confidence, alone.confidence, rtol=1e-4)
+    assert (together.confidence != alone.confidence).any(), "they take different ways"
+    assert together.suffix_difference <= max(together.suffix_tolerance, 5e-6)
 
 
 STEPS = 3  # the longest label below has two tokens, and one more shows where it ends

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from neuronlens.activations.batching import collate
-from neuronlens.activations.hidden import blocks_before, record_blocks
+from neuronlens.activations.hidden import record_blocks
 from neuronlens.activations.readout import deciding_logits
 from neuronlens.evaluation.suffix import (
     resume_after,
@@ -113,13 +113,6 @@ def test_an_abandoned_sweep_leaves_no_trace(checkpoints):
     next(passes)
     passes.close()
     assert hooks(checkpoint.model) == 0
-
-
-@pytest.mark.parametrize(
-    ("site", "count"), [("resid_post.0", 1), ("resid_post.2", 3), ("mlp_post.0", 0), ("mlp_post.2", 2)]
-)
-def test_blocks_before_an_edit(site, count):
-    assert blocks_before(Site.parse(site)) == count
 
 
 def test_edits_of_what_the_last_block_gives_are_told_apart(checkpoints):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from itertools import product
 
 import numpy as np
@@ -13,7 +14,7 @@ from neuronlens.activations.extract import collect_activations
 from neuronlens.activations.ordinary import Ordinary
 from neuronlens.artifact import read_table
 from neuronlens.config import Config, load_config
-from neuronlens.evaluation import sweep
+from neuronlens.evaluation import scoring, sweep
 from neuronlens.evaluation.measure import MEASURED
 from neuronlens.evaluation.methods import CONTROLS, Method
 from neuronlens.evaluation.questions import COLUMNS
@@ -299,6 +300,36 @@ def tables_at(folder):
 
 
 EVERY_TABLE = {f"{name}.parquet" for name in ("results", "validation", "chosen", "contrasts", "frontier", "matched")}
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_hidden_states_that_extraction_left_change_no_byte(
+    checkpoints, auxiliary, with_validation, family, tmp_path, monkeypatch
+):
+    """They save the unedited passes over the rows, and nothing else."""
+    pq.write_table(table_of(with_validation), tmp_path / "topics.parquet")
+    given = [f"checkpoint.path={checkpoints(family).path}", f"dataset.path={tmp_path / 'topics.parquet'}"]
+    given += ["fit.rows=all", "interventions.top=0.3", "evaluate.bootstrap=100", "extract.batch_tokens=40"]
+    given += ["extract.sites=[resid_post.0,mlp_post.1,resid_post.2]"]
+    config = load_config(None, given)
+    ran: list[int] = []
+    whole = scoring.deciding_passes
+    monkeypatch.setattr(scoring, "deciding_passes", lambda *args, **how: ran.append(0) or whole(*args, **how))
+    for stage in STAGES:
+        run_stage(stage, config, tmp_path / "audit")
+        if stage == "evaluate":
+            break
+    checked = len(ran)
+    first = tmp_path / "first"
+    shutil.copytree(tmp_path / "audit" / "evaluate", first)
+    run_stage("evaluate", config, tmp_path / "audit", force=True)
+    batches = len(ran) - 2 * checked
+    assert checked == 2 * 3, "the check of fidelity alone, on both splits at three sites"
+    assert batches > 2
+    again = tmp_path / "audit" / "evaluate"
+    assert tables_at(first) == tables_at(again)
+    for name in tables_at(first):
+        assert (first / name).read_bytes() == (again / name).read_bytes(), name
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])

@@ -1,0 +1,127 @@
+"""`python -m benchmarks.profile`: where extraction spends its time on GPT-2-small's config with random weights, 24 sites at once."""
+
+from __future__ import annotations
+
+import cProfile
+import pstats
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+
+from neuronlens.activations.batching import split_batches
+from neuronlens.activations.hidden import Keeper
+from neuronlens.activations.passes import Passes
+from neuronlens.dataset import Dataset
+from neuronlens.encoding import Labels
+from neuronlens.sites import expand_sites, layer_count
+
+ROWS, BATCH_TOKENS = 60, 1024
+CONCEPTS = ("one", "other")
+Function = tuple[str, int, str]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Where the time of a run went.
+
+    Attributes:
+        seconds: of the run, with the profiler's own cost.
+        inside: share of it inside the model, hooks apart.
+        hooks: share inside hooks.
+        functions: (name, share) of the functions outside the model, with the built-in functions that each calls, most expensive first.
+    """
+
+    seconds: float
+    inside: float
+    hooks: float
+    functions: Sequence[tuple[str, float]]
+
+
+def rows_of(count: int, *, seed: int = 0) -> list[list[int]]:
+    """Token ids of rows of realistic lengths (lognormal, mean 66 tokens)."""
+    generator = np.random.default_rng(seed)
+    lengths = np.clip(generator.lognormal(4.05, 0.5, count).astype(int), 8, 400)
+    return [generator.integers(1000, 20000, length).tolist() for length in lengths]
+
+
+def passes_over(
+    model: PreTrainedModel, encoded: Sequence[Sequence[int]], batch_tokens: int, *, keep: bool = True
+) -> int:
+    """Extraction without the disk: every site pooled, every row answered, what evaluation starts from kept. How many passes there were."""
+    places = range(len(encoded))
+    dataset = Dataset(
+        "rows",
+        places,
+        [""] * len(encoded),
+        [CONCEPTS[i % 2] for i in places],
+        [("fit", "fit", "test")[i % 3] for i in places],
+    )
+    lengths, sites = (
+        [len(ids) for ids in encoded],
+        expand_sites(["resid_post.all", "mlp_post.all"], layer_count(model.config)),
+    )
+    batches = split_batches(lengths, dataset.split, batch_tokens)
+    checkpoint = SimpleNamespace(model=model, config=model.config, tokenizer=None, kind="language_model")
+    keeper = Keeper.of_sites(model, sites, batches, lengths, len(CONCEPTS)) if keep else None
+    labels = Labels(CONCEPTS, (0, 1), CONCEPTS)
+    passes = Passes(checkpoint, dataset, encoded, labels, sites, "auto", "constrained", keeper)
+    return sum(len(parts) for parts in passes.over(batches))
+
+
+def profile(model: PreTrainedModel, encoded: Sequence[Sequence[int]], batch_tokens: int) -> Profile:
+    """Run the rows under cProfile."""
+    profiler = cProfile.Profile()
+    profiler.runcall(passes_over, model, encoded, batch_tokens)
+    return read_profile(pstats.Stats(profiler), type(model).forward.__code__)
+
+
+def read_profile(stats: pstats.Stats, entrance: object) -> Profile:
+    """Tell the model's time from everything else.
+
+    Args:
+        entrance: code of the model's forward function. Wrappers around it carry the same name in another file, and are the model's, too.
+    """
+    called: dict[Function, tuple[int, int, float, float, dict[Function, tuple[int, int, float, float]]]] = stats.stats
+    total = stats.total_tt
+    here = Path(__file__).resolve().parent.parent
+    ours = {function for function in called if Path(function[0]).is_relative_to(here / "neuronlens")}
+    forward = next(function for function in called if function[:2] == (entrance.co_filename, entrance.co_firstlineno))
+    hooks = 0.0
+    own: Counter[Function] = Counter()
+    for function, (_, _, time, _, callers) in called.items():
+        if function in ours:
+            own[function] += time
+            hooks += sum(spent[3] for caller, spent in callers.items() if "torch/nn/modules/module.py" in caller[0])
+        elif function[0] == "~":  # written in C: whoever called it spent the time
+            for caller, spent in callers.items():
+                if caller in ours:
+                    own[caller] += spent[2]
+    # hooks of the model itself and of its head run outside the blocks, but not outside the call
+    inside = called[forward][3] - hooks
+    named = [(f"{Path(file).stem}.{name}", time / total) for (file, _, name), time in own.most_common()]
+    return Profile(total, inside / total, hooks / total, named)
+
+
+def main() -> None:
+    """Run and print."""
+    torch.set_num_threads(1)
+    model = GPT2LMHeadModel(GPT2Config()).eval()
+    encoded = rows_of(ROWS)
+    passes_over(model, encoded[:8], BATCH_TOKENS)  # the first calls are slower than all others
+    found = profile(model, encoded, BATCH_TOKENS)
+    print(f"extraction of {ROWS} rows, GPT-2 small, 24 sites: {found.seconds:.2f} s under the profiler")
+    print(f"  {found.inside:8.2%}  inside the model")
+    print(f"  {found.hooks:8.2%}  inside hooks")
+    print("of these and of what is left, by function of neuronlens:")
+    for name, share in found.functions[:12]:
+        print(f"  {share:8.3%}  {name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Passes: the model runs over batches of labelled rows once, and everything that is wanted of them is read on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from neuronlens.activations.batching import Batch, Halving, Ints, iterate, pad_id_of
+from neuronlens.activations.capture import Captured, capture, on_host
+from neuronlens.activations.hidden import Keeper, KeptBatch, off_device, record_blocks
+from neuronlens.activations.ordinary import DrawnTokens
+from neuronlens.activations.readout import Answers, continuations, deciding_logits, needed_tokens, read_answers
+from neuronlens.activations.store import Floats
+from neuronlens.checkpoint import Checkpoint
+from neuronlens.config import Pooling, Scoring
+from neuronlens.dataset import Dataset
+from neuronlens.encoding import Labels
+from neuronlens.errors import NonFiniteActivationError
+from neuronlens.sites import Site
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a batch of B rows gave.
+
+    Attributes:
+        rows: [B] places in the dataset.
+        values: site -> [B, D] pooled activations.
+        position: [B] column that was pooled, -1 for mean and max.
+        answers: of the unedited model.
+    """
+
+    rows: Ints
+    values: Mapping[Site, Floats]
+    position: Ints
+    answers: Answers
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Runs the rows of a dataset.
+
+    Attributes:
+        encoded: [N] token ids of the rows.
+        keeper: keeps hidden states and answers of some splits.
+        drawn: columns of some rows that are read beside the one that stands for a row.
+        halving: cuts batches that do not fit into memory.
+    """
+
+    checkpoint: Checkpoint
+    dataset: Dataset
+    encoded: Sequence[Sequence[int]]
+    labels: Labels
+    sites: Sequence[Site]
+    pooling: Pooling
+    scoring: Scoring
+    keeper: Keeper | None = None
+    drawn: DrawnTokens | None = None
+    halving: Halving = field(default_factory=Halving)
+
+    def over(self, batches: Mapping[str, Sequence[Ints]]) -> Generator[list[Pass]]:
+        """What each batch of each split gave: one pass, or the passes over its parts, in the order of its rows.
+
+        Raises:
+            NonFiniteActivationError: an activation or a logit is NaN or infinite.
+            OutOfMemoryError: a single row does not fit.
+        """
+        model, keeper = self.checkpoint.model, self.keeper
+        pad_id = pad_id_of(self.checkpoint.tokenizer)
+        with torch.inference_mode(), capture(model, self.sites, self.pooling) as captured:
+            for split, members in batches.items():
+                for batch in iterate(self.encoded, members, pad_id=pad_id, device=model.device):
+                    counts = keeper.counts if keeper is not None and split in keeper.batches else ()
+
+                    def run(part: Batch, counts: Sequence[int] = counts) -> tuple[Pass, dict[int, object]]:
+                        return self._run(part, captured, counts)
+
+                    parts = [found for _, found in self.halving.run(batch, run)]
+                    if keeper is not None:
+                        if len(parts) == 1:
+                            [(whole, outputs)] = parts
+                            keeper.add(split, KeptBatch(whole.rows, outputs, whole.answers))
+                        else:
+                            keeper.drop(split)  # these are not the batches that evaluation meets
+                    yield [found for found, _ in parts]
+
+    def _run(self, batch: Batch, captured: Captured, counts: Sequence[int]) -> tuple[Pass, dict[int, object]]:
+        """A pass, and the output of block n - 1 for each n of `counts`."""
+        model, drawn = self.checkpoint.model, self.drawn
+        classifier = self.checkpoint.kind == "classifier"
+        captured.wanted = None if drawn is None else drawn.places(batch.rows)
+        with record_blocks(model, counts, off_device) as outputs:
+            logits = deciding_logits(model, batch, needed_tokens(self.labels, self.scoring, classifier=classifier))
+        values, tokens, position = on_host(captured), on_host(captured.tokens), captured.position.cpu().numpy()
+        captured.wanted = None
+        self._refuse_non_finite(values, batch)
+        # what was captured has been read, since generating captures anew
+        texts: Sequence[str] = ()
+        if self.scoring == "generate":
+            texts = continuations(model, self.checkpoint.tokenizer, self.encoded, batch.rows, self.labels.longest + 1)
+        answers = read_answers(logits, self.labels, self.scoring, classifier=classifier, texts=texts)
+        for slot in answers.broken:
+            raise NonFiniteActivationError(
+                f"row {self.dataset.row[int(batch.rows[slot])]}: a logit of the unedited model is not finite; "
+                "try checkpoint.dtype=float32, and check the weights"
+            )
+        if drawn is not None and tokens:
+            drawn.store(batch.rows, tokens)
+        return Pass(batch.rows, values, position, answers), outputs
+
+    def _refuse_non_finite(self, values: Mapping[Site, Floats], batch: Batch) -> None:
+        for site, found in values.items():
+            if np.isfinite(found).all():
+                continue
+            neuron, slot = np.argwhere(~np.isfinite(found.T))[0]
+            raise NonFiniteActivationError(
+                f"site {site}, neuron {neuron}, row {self.dataset.row[int(batch.rows[slot])]}: the activation is {found[slot, neuron]}; "
+                "try checkpoint.dtype=float32, and check the weights"
+            )
