@@ -30,7 +30,7 @@ def test_a_batch_is_neuronlens_own(rows):
 
 @torch.inference_mode()
 def test_what_is_compared_is_the_last_token_behind_every_block(tmp_path):
-    work = Workload(tmp_path, BATCHES, [Padded.of(rows) for rows in BATCHES])
+    work = Workload(tmp_path, BATCHES, [Padded.of(rows) for rows in BATCHES], 1)
     body = random_model("gpt2").transformer
     values = hooked(body, work)
     assert values.shape == (LAYERS, 3, HIDDEN)
@@ -49,7 +49,7 @@ def test_a_release_that_does_not_install_is_reported(monkeypatch, tmp_path, caps
 
     monkeypatch.setattr(peers, "environment", refuse)
     for name in ADAPTERS:
-        found = peers.run(name, tmp_path)
+        found = peers.run(name, [tmp_path])
         assert found == {"peer": name, "version": RELEASES[name], "note": f"does not install: there is no {name}"}
         peers.show(found)
         assert f"{name} {RELEASES[name]}: does not install" in capsys.readouterr().out

@@ -85,7 +85,7 @@ def nnsight(work: Workload) -> Mapping[str, Read]:
             found.append(torch.stack(states))
         return torch.cat(found, dim=1)
 
-    return {"NNsight of the body": bare, "TransformersModel, stopped behind the last block": stopped}
+    return {"NNsight of the body": bare, "TransformersModel, stopped after the blocks": stopped}
 
 
 def pyvene(work: Workload) -> Mapping[str, Read]:

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.peers.compare NAME FOLDER OUT`, in the environment of a peer: it, NeuronLens and plain forward passes by turns."""
+"""`python -m benchmarks.peers.compare NAME OUT FOLDER...`, in a peer's environment: it, NeuronLens and plain forward passes by turns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from benchmarks.peers.adapters import ADAPTERS
 from benchmarks.peers.workload import Workload
 from neuronlens.activations.capture import capture
 
-ROUNDS = 7
 OWN, AGAIN = "NeuronLens capture", "plain again (noise)"
 _EQUAL = (
     1e-3  # largest difference of a float32 value that was computed in another order; another value is off by far more
@@ -56,14 +55,14 @@ def captured(model: PreTrainedModel, work: Workload) -> torch.Tensor:
     return torch.cat(found, dim=1)
 
 
-def compare(name: str, work: Workload) -> dict[str, object]:
+def compare(name: str, work: Workload) -> list[dict[str, object]]:
     """Ratios over the plain forward pass, and the largest difference of a value from a bare hook's."""
     model = AutoModel.from_pretrained(work.folder).eval()
-    variants = {f"{name}: {title}": read for title, read in ADAPTERS[name](work).items()}
+    variants = dict(ADAPTERS[name](work))
     variants[OWN] = lambda: captured(model, work)
     expected = hooked(model, work)
     differences = {title: (read() - expected).abs().amax(dim=(1, 2)) for title, read in variants.items()}
-    ratios = interleave(lambda: plain(model, work), {**variants, AGAIN: lambda: plain(model, work)}, rounds=ROUNDS)
+    ratios = interleave(lambda: plain(model, work), {**variants, AGAIN: lambda: plain(model, work)}, rounds=work.rounds)
     rows = []
     for ratio in ratios:
         row: dict[str, object] = {"name": ratio.name, "ratio": ratio.median, "low": ratio.low, "high": ratio.high}
@@ -73,17 +72,17 @@ def compare(name: str, work: Workload) -> dict[str, object]:
             row["difference"] = float(found.max())
             row["layers_that_differ"] = (found > _EQUAL).nonzero().flatten().tolist()
         rows.append(row)
-    versions = {package: metadata.version(package) for package in (name, "torch", "transformers")}
-    return {"rows": rows, "versions": versions}
+    return rows
 
 
 def main() -> None:
     """Measure, and write JSON."""
-    name, folder, out = sys.argv[1:]
+    name, out, *folders = sys.argv[1:]
     torch.set_num_threads(1)
     with torch.inference_mode():
-        found = compare(name, Workload.read(Path(folder)))
-    Path(out).write_text(json.dumps(found), encoding="utf-8")
+        found = [compare(name, Workload.read(Path(folder))) for folder in folders]
+    versions = {package: metadata.version(package) for package in ("torch", "transformers")}
+    Path(out).write_text(json.dumps({"rows": found, "versions": versions}), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every peer is given: GPT-2-small's config with random weights as a checkpoint folder, and packed rows of realistic lengths."""
+"""What every peer is given: a GPT-2 with random weights as a checkpoint folder, and packed rows of realistic lengths."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks.words import word_tokenizer
 
-_ROWS = "rows.json"
+_FILE = "workload.json"
 
 
 @dataclass(frozen=True)
@@ -52,30 +52,34 @@ class Workload:
         folder: the checkpoint, with the tokenizer of `benchmarks.words`.
         rows: token ids of the rows of each batch.
         batches: the same as tensors.
+        rounds: how often to measure.
     """
 
     folder: Path
     rows: list[list[list[int]]]
     batches: list[Padded]
+    rounds: int
 
     @classmethod
     def read(cls, folder: Path) -> Workload:
         """The workload that `write` put there."""
-        rows = json.loads((folder / _ROWS).read_text(encoding="utf-8"))
-        return cls(folder, rows, [Padded.of(batch) for batch in rows])
+        given = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        return cls(folder, given["rows"], [Padded.of(batch) for batch in given["rows"]], given["rounds"])
 
 
-def write(folder: Path, rows: Sequence[Sequence[Sequence[int]]]) -> None:
-    """Make the checkpoint, if it is not there yet, and put the rows beside it.
+def write(folder: Path, rows: Sequence[Sequence[Sequence[int]]], rounds: int, **sizes: int) -> None:
+    """Make the checkpoint, if it is not there yet, and put the rest beside it.
 
     Args:
         rows: token ids of the rows of each batch, of those that `benchmarks.words` leaves free.
+        rounds: how often to measure.
+        sizes: of the model, where they are not GPT-2 small's.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / _ROWS).write_text(json.dumps(rows), encoding="utf-8")
+    (folder / _FILE).write_text(json.dumps({"rows": rows, "rounds": rounds}), encoding="utf-8")
     if (folder / "tokenizer_config.json").exists():
         return
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config())
+    model = GPT2LMHeadModel(GPT2Config(**sizes))
     model.save_pretrained(folder)
     word_tokenizer(model.config.vocab_size, model.config.n_positions).save_pretrained(folder)
