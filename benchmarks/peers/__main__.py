@@ -72,7 +72,7 @@ def run(name: str, folders: Sequence[Path]) -> Found:
 def own_over_peer(table: Sequence[Found]) -> float:
     """NeuronLens's ratio over that of the fastest way of the peer."""
     ratios = {row["name"]: row["ratio"] for row in table}
-    return float(ratios[OWN] / min(ratio for title, ratio in ratios.items() if title not in (OWN, AGAIN)))
+    return round(ratios[OWN] / min(ratio for title, ratio in ratios.items() if title not in (OWN, AGAIN)), 4)
 
 
 def show(found: Found) -> None:

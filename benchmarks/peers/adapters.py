@@ -22,7 +22,7 @@ Read = Callable[[], torch.Tensor]
 
 
 def neurox(work: Workload) -> Mapping[str, Read]:
-    """Takes one sentence at a time, and gives all tokens of all layers as float64."""
+    """Takes one sentence at a time, and gives all tokens of all layers as float64, the last layer behind the final norm."""
     from neurox.data.extraction.transformers_extractor import (
         extract_sentence_representations,
         get_model_and_tokenizer,

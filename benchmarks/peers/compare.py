@@ -65,11 +65,15 @@ def compare(name: str, work: Workload) -> list[dict[str, object]]:
     ratios = interleave(lambda: plain(model, work), {**variants, AGAIN: lambda: plain(model, work)}, rounds=work.rounds)
     rows = []
     for ratio in ratios:
-        row: dict[str, object] = {"name": ratio.name, "ratio": ratio.median, "low": ratio.low, "high": ratio.high}
-        row["seconds"] = ratio.seconds
+        row: dict[str, object] = {
+            "name": ratio.name,
+            "ratio": round(ratio.median, 4),
+            "seconds": round(ratio.seconds, 4),
+        }
+        row |= {"low": round(ratio.low, 4), "high": round(ratio.high, 4)}
         if ratio.name in differences:
             found = differences[ratio.name]
-            row["difference"] = float(found.max())
+            row["difference"] = float(f"{found.max():.1e}")
             row["layers_that_differ"] = (found > _EQUAL).nonzero().flatten().tolist()
         rows.append(row)
     return rows
