@@ -11,10 +11,10 @@ export TOKENIZERS_PARALLELISM := false
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup audit check test bench profile
+.PHONY: help setup audit check test bench bench-peers profile
 
 help: ## Show this list.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready ## Make .venv, with everything pinned in requirements.lock and NeuronLens on top.
 
@@ -34,20 +34,25 @@ test: check ## All tests, after the checks.
 bench: setup ## Measure, and print what the documentation quotes.
 	$(BIN)/python -m benchmarks
 
+bench-peers: setup ## Measure extraction beside that of other tools, each installed below .peers.
+	@$(TELL_UV); $(BIN)/python -m benchmarks.peers
+
 profile: setup ## Tell where extraction spends its time, inside the model and outside it.
 	$(BIN)/python -m benchmarks.profile
 
 # uv installs in seconds what takes pip minutes. It does not read pip's configuration, so mirrors, wheel folders and
 # certificates that pip has been told of are handed on; where it cannot do the job, pip does.
-$(VENV)/.ready: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3")'
-	$(PYTHON) -m venv $(VENV)
-	@told() { $(BIN)/python -m pip config list | sed -n "s/^[^=]*\.$$1='\(.*\)'$$/\1/p" | sed 's/\\n/ /g' | head -n 1; }; \
+TELL_UV = told() { $(BIN)/python -m pip config list | sed -n "s/^[^=]*\.$$1='\(.*\)'$$/\1/p" | sed 's/\\n/ /g' | head -n 1; }; \
 	export UV_INDEX_STRATEGY="$${UV_INDEX_STRATEGY-unsafe-best-match}"; \
 	links=$$(told find-links | tr -s ' ' ','); [ -z "$$links" ] || export UV_FIND_LINKS="$${UV_FIND_LINKS-$$links}"; \
 	index=$$(told index-url); [ -z "$$index" ] || export UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX-$$index}"; \
 	extra=$$(told extra-index-url); [ -z "$$extra" ] || export UV_INDEX="$${UV_INDEX-$$extra}"; \
-	cert=$$(told cert); [ -z "$$cert" ] || export SSL_CERT_FILE="$${SSL_CERT_FILE-$$cert}"; \
+	cert=$$(told cert); [ -z "$$cert" ] || export SSL_CERT_FILE="$${SSL_CERT_FILE-$$cert}"
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3")'
+	$(PYTHON) -m venv $(VENV)
+	@$(TELL_UV); \
 	set -x; \
 	{ $(BIN)/pip install --quiet $$(grep '^uv==' requirements.lock) && $(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock; } \
 		|| $(BIN)/pip install --quiet -r requirements.lock
