@@ -6,6 +6,7 @@ The full passes are good ones: rows packed, the head on one position of each row
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import product
 
 import torch
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel, PreTrainedModel
@@ -33,13 +34,13 @@ def run() -> Iterator[tuple[str, list[Ratio]]]:
         model.eval()
         count = CONCEPTS * len(OPERATORS) * len(TAUS)
         with torch.inference_mode():
-            yield f"{name}: {count} edits, over as many full forward passes", sweeps(model, batches(model)[0])
+            yield f"{name}: {count} edits, over as many full forward passes", sweeps(model, batches(model))
 
 
-def sweeps(model: PreTrainedModel, batch: Batch, rounds: int = 5) -> list[Ratio]:
+def sweeps(model: PreTrainedModel, rows: list[Batch], rounds: int = 5) -> list[Ratio]:
     """All edits at the first, middle and last block, the unedited pass included.
 
-    Behind the last attention all of them are run, and a few full passes are. Elsewhere each edit costs the same, so one is measured.
+    Behind the last attention all of them are run, and a few full passes are. Elsewhere each costs the same, so three are measured.
     """
     layers = layer_count(model.config)
     found = []
@@ -47,21 +48,22 @@ def sweeps(model: PreTrainedModel, batch: Batch, rounds: int = 5) -> list[Ratio]
         for component in COMPONENTS:
             edits = edits_of(model, Site(layer, component))
             measure = _all if layer == layers - 1 else _one
-            found += measure(model, batch, edits, rounds)
+            found += measure(model, rows, edits, rounds)
     return found
 
 
-def _all(model: PreTrainedModel, batch: Batch, edits: list[Intervention], rounds: int) -> list[Ratio]:
+def _all(model: PreTrainedModel, rows: list[Batch], edits: list[Intervention], rounds: int) -> list[Ratio]:
     some = edits[:: max(1, len(edits) // 4)]  # full passes take so much longer that a few of them are steady enough
 
     def full() -> None:
-        for item in some:
+        for batch, item in product(rows, some):
             with edit(model, item):
                 deciding_logits(model, batch)
 
     def together(tokens: range | None = None) -> None:
-        for _ in deciding_passes(model, edits, batch, tokens=tokens):
-            pass
+        for batch in rows:
+            for _ in deciding_passes(model, edits, batch, tokens=tokens):
+                pass
 
     site = edits[0].site
     variants: dict[str, Callable[[], object]] = {f"{site}": together}
@@ -74,17 +76,19 @@ def _all(model: PreTrainedModel, batch: Batch, edits: list[Intervention], rounds
     ]
 
 
-def _one(model: PreTrainedModel, batch: Batch, edits: list[Intervention], rounds: int) -> list[Ratio]:
-    item, site = edits[0], edits[0].site
-    _, tracker, outputs = run_unedited(model, edits, lambda: deciding_logits(model, batch))
+def _one(model: PreTrainedModel, rows: list[Batch], edits: list[Intervention], rounds: int) -> list[Ratio]:
+    some, site = edits[:3], edits[0].site
+    kept = [run_unedited(model, edits, lambda batch=batch: deciding_logits(model, batch))[1:] for batch in rows]  # type: ignore[misc]
 
     def full() -> None:
-        with edit(model, item):
-            deciding_logits(model, batch)
+        for batch, item in product(rows, some):
+            with edit(model, item):
+                deciding_logits(model, batch)
 
     def resumed() -> None:
-        for _ in edited_passes(model, [item], batch, outputs, tracker):
-            pass
+        for batch, (tracker, outputs) in zip(rows, kept, strict=True):
+            for _ in edited_passes(model, some, batch, outputs, tracker):
+                pass
 
     (ratio,) = interleave(full, {str(site): resumed}, rounds)
     return [

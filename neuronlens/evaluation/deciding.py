@@ -8,7 +8,7 @@ one token needs (`neuronlens.evaluation.last_block`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from neuronlens.activations.batching import Batch
 from neuronlens.activations.hidden import blocks_before
 from neuronlens.activations.readout import deciding_columns, deciding_logits, only_tokens
 from neuronlens.activations.tokens import TokenTracker, resolve_pooling
-from neuronlens.evaluation.head import head_logits, logit_bytes
+from neuronlens.evaluation.head import head_logits
 from neuronlens.evaluation.last_block import one_token_of_last_block
 from neuronlens.evaluation.shared_prompt import SharedPrompt
 from neuronlens.evaluation.stacked import edits_together, stacked_passes
@@ -28,6 +28,9 @@ from neuronlens.sites import family_of, layer_count
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+# Of logits at once. The more rows there are, the less it matters that the whole unembedding is read for them.
+_HEAD_BYTES = 64 << 20
 
 
 def deciding_passes(
@@ -124,7 +127,8 @@ def _single_token_passes(
     rows, columns = torch.arange(len(hidden), device=hidden.device), columns.to(hidden.device)
     own = hidden[rows, columns][:, None]
     width = len(tokens) if tokens is not None else _logits_a_row(model)
-    step = max(1, logit_bytes(hidden.device) // (4 * max(width, hidden.shape[-1]) * len(hidden)))
+    step = max(1, _HEAD_BYTES // (4 * max(width, hidden.shape[-1]) * len(hidden)))
+    known: dict[Hashable, Dose] = {}
     for start in range(0, len(edits), step):
         vectors, doses = [], []
         for item in edits[start : start + step]:
@@ -132,7 +136,11 @@ def _single_token_passes(
             pooling = resolve_pooling(item.pooling, model.config.model_type)
             looked_at = tracker.where(item.positions, pooling).to(hidden.device)
             vectors.append(placed.apply(own, looked_at[rows, columns][:, None])[0])
-            doses.append(Dose(placed.changed(hidden, looked_at).sum(dim=(1, 2)), looked_at.sum(dim=1) * item.width, 1))
+            extent = item.extent
+            if extent not in known:  # edits that differ in the operator alone change the same activations
+                changed = placed.changed(hidden, looked_at).sum(dim=(1, 2), dtype=torch.int32)
+                known[extent] = Dose(changed, looked_at.sum(dim=1) * item.width, 1)
+            doses.append(known[extent])
         edited = torch.cat(vectors)
         with only_tokens(model, tokens):
             if inner is None:

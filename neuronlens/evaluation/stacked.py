@@ -6,7 +6,7 @@ pay.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -82,6 +82,11 @@ class Stacked:
         count = len(self.items)
         given = zip(self.items, hidden.chunk(count), tokens.chunk(count), strict=True)
         return torch.cat([_counts(item.changed(own, where)) for item, own, where in given])
+
+    @property
+    def extent(self) -> Hashable:
+        """Of all of them, in order."""
+        return tuple(item.extent for item in self.items)
 
     def idle(self) -> Stacked:
         """The same with edits that never change anything."""

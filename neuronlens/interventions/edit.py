@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -57,6 +57,10 @@ class Edit(Protocol):
 
     def idle(self) -> Edit:
         """An edit like this one that never changes anything."""
+
+    @property
+    def extent(self) -> Hashable:
+        """Equal for edits that change the same activations, whatever they make of them."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ class Intervention:
         Returns:
             [B, T, D] in the dtype of `hidden`, and [B, T, K] bool: which activations were changed.
         """
-        picked = hidden[..., self.neurons]
+        picked = hidden.index_select(-1, self.neurons)
         values = picked.float()
         name, number = parse_operator(self.operator)
         new = values
@@ -155,13 +159,19 @@ class Intervention:
             target = replace(self.target, lower=lower, upper=upper)
             new = torch.where(here, OPERATORS[name](values, target, number), new)
         inside = self._agreed(within, tokens)
-        edited = hidden.clone()
-        edited[..., self.neurons] = torch.where(inside, new.to(hidden.dtype), picked)
+        edited = hidden.index_copy(-1, self.neurons, torch.where(inside, new.to(hidden.dtype), picked))
         return edited, inside
 
     def changed(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """[B, T, K] bool, what `apply` would change."""
-        return self._agreed(self._within(hidden[..., self.neurons].float()), tokens)
+        return self._agreed(self._within(hidden.index_select(-1, self.neurons).float()), tokens)
+
+    @property
+    def extent(self) -> Hashable:
+        """Site, tokens, neurons, intervals and gate."""
+        given = (self.neurons, self.lower, self.upper, self.evidence, self.threshold)
+        content = (b"" if part is None else part.cpu().numpy().tobytes() for part in given)
+        return self.site, self.positions, self.pooling, *content
 
     def _within(self, values: torch.Tensor) -> list[torch.Tensor]:
         """[B, T, K] bool for each interval, which values lie in it."""
@@ -214,6 +224,11 @@ class LinearErasure:
     def idle(self) -> LinearErasure:
         """The same hook with nothing to move along."""
         return replace(self, direction=torch.zeros_like(self.direction))
+
+    @property
+    def extent(self) -> Hashable:
+        """Site and tokens."""
+        return self.site, self.positions, self.pooling
 
     def apply(self, hidden: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Edit activations; arguments and results as of `Intervention.apply`. Every coordinate of a token counts as changed."""
