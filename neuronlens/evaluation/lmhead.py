@@ -65,9 +65,7 @@ class LinearHead:
         if not len(places):
             return Change(places, vectors[places])
         edited = unembedded_vectors(self.model, lambda: head_logits(self.model, item.hidden, item.output))[:, 0]
-        return Change(
-            places, edited, ColumnUpdate.between(self.unembedding, vectors[places], edited, neurons)
-        )
+        return Change(places, edited, ColumnUpdate.between(self.unembedding, vectors[places], edited, neurons))
 
 
 class StockHead:
@@ -100,6 +98,15 @@ class StockHead:
             logits = head_logits(self.model, hidden[some], self._output)
             losses[some] = token_losses(logits, following[some].to(logits.device))
         return losses
+
+
+def head_of(
+    model: PreTrainedModel, batch: Batch, predictions: Predictions, unembedding: Unembedding | None
+) -> LinearHead | StockHead:
+    """The head by its unembedding, where that is known."""
+    if unembedding is None:
+        return StockHead(model, batch, predictions)
+    return LinearHead(model, batch, predictions, unembedding)
 
 
 def _run(model: PreTrainedModel, batch: Batch, **how: Any) -> None:

@@ -1,7 +1,7 @@
 """The unembedding: the matrix that turns the normed vector of a token into logits, and what the model does to those.
 
-Where a model's head is a plain linear map, perhaps with a soft cap, its logits can be had for a block of the vocabulary at a time. Whether it
-is, is not taken from the family but tried on the model.
+Where a model's head is a plain linear map, perhaps with a soft cap, its logits can be had for a block of the vocabulary at a time. Whether
+it is, is not taken from the family but tried on the model.
 """
 
 from __future__ import annotations
@@ -95,9 +95,7 @@ class Unembedding:
         """V."""
         return len(self.weight)
 
-    def linear(
-        self, normed: torch.Tensor, block: slice = slice(None), out: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def linear(self, normed: torch.Tensor, block: slice = slice(None), out: torch.Tensor | None = None) -> torch.Tensor:
         """[N, V'] logits before any cap, of normed vectors [N, D] and a block of the vocabulary, in the dtype of the weight.
 
         Args:

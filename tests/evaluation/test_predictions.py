@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -18,7 +20,7 @@ DOCUMENTS = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=6), min_si
 def test_every_token_but_the_first_is_predicted_by_the_one_before_it(side, documents):
     batch = collate(documents, range(len(documents)), pad_id=0, device="cpu", side=side)
     found = Predictions.of(batch)
-    expected = [(i, a, b) for i, ids in enumerate(documents) for a, b in zip(ids, ids[1:], strict=False)]
+    expected = [(i, a, b) for i, ids in enumerate(documents) for a, b in pairwise(ids)]
     picked = zip(found.documents, found.pick(batch.input_ids), found.following, strict=True)
     assert [tuple(map(int, entry)) for entry in picked] == expected
 

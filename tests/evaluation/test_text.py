@@ -37,7 +37,9 @@ def by_hand(model, encoded):
 
 def few(config, site, positions="all"):
     """Edit three neurons, most of the time."""
-    return masking(site, torch.tensor([2, 9, 11]), torch.full((3, 1), -5.0), torch.full((3, 1), 5.0), positions=positions)
+    return masking(
+        site, torch.tensor([2, 9, 11]), torch.full((3, 1), -5.0), torch.full((3, 1), 5.0), positions=positions
+    )
 
 
 @torch.inference_mode()
@@ -74,7 +76,7 @@ def test_a_head_that_is_not_known_gives_the_same_losses(checkpoints, family, mon
     edits = [half(model.config, SITES[2]), half(model.config, LAST), half(model.config, LAST).idle()]
     edits += [erasing(model.config, LAST, "all"), few(model.config, LAST)]
     known = dict(text_losses(model, edits, batch))
-    monkeypatch.setattr(Unembedding, "of", lambda model: None)
+    monkeypatch.setattr(Unembedding, "of", lambda _: None)
     for at_once in (1, 1 << 30):
         monkeypatch.setattr(head, "_LOGIT_BYTES", {"cpu": at_once})
         stock = dict(text_losses(model, edits, batch))

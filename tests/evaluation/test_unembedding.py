@@ -68,7 +68,7 @@ def test_a_head_that_does_more_is_not_taken_for_one():
 @torch.inference_mode()
 def test_the_vectors_of_a_pass_cost_one_row_of_the_head():
     model, rows = random_model("llama"), []
-    handle = model.lm_head.register_forward_hook(lambda _, args, output: rows.append(output.shape[:2]))
+    handle = model.lm_head.register_forward_hook(lambda _, __, output: rows.append(output.shape[:2]))
     vectors = unembedded_vectors(model, lambda: model(IDS.repeat(3, 1)))
     handle.remove()
     assert vectors.shape == (3, 8, 16)
