@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from neuronlens.activations.batching import collate
-from neuronlens.evaluation.text import text_losses
+from neuronlens.evaluation import head, text
+from neuronlens.evaluation.text import document_losses, text_losses
+from neuronlens.evaluation.unembedding import Unembedding
 from neuronlens.interventions.edit import edit
 from neuronlens.sites import Site
 from tests.conftest import hooks, sentences
@@ -18,9 +20,10 @@ from tests.models import LANGUAGE_MODELS, LAYERS
 LAST = Site(LAYERS - 1, "resid_post")
 
 
-def documents(checkpoint):
-    encoded = checkpoint.tokenizer(sentences(5, seed=3))["input_ids"]
-    return encoded, collate(encoded, np.arange(5), pad_id=0, device="cpu")
+def documents(checkpoint, side="right", rows=5):
+    encoded = checkpoint.tokenizer(sentences(rows, seed=3))["input_ids"]
+    encoded[1] = encoded[1][:1]
+    return encoded, collate(encoded, np.arange(rows), pad_id=0, device="cpu", side=side)
 
 
 def by_hand(model, encoded):
@@ -28,27 +31,37 @@ def by_hand(model, encoded):
     found = []
     for ids in encoded:
         logits = model(input_ids=torch.tensor([ids])).logits[0, :-1].float()
-        found.append(float(torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="sum")))
+        found.append(float(torch.nn.functional.cross_entropy(logits, torch.tensor(ids)[1:], reduction="sum")))
     return found
 
 
+def few(config, site, positions="all"):
+    """Edit three neurons, most of the time."""
+    return masking(
+        site, torch.tensor([2, 9, 11]), torch.full((3, 1), -5.0), torch.full((3, 1), 5.0), positions=positions
+    )
+
+
 @torch.inference_mode()
-@pytest.mark.parametrize("positions", ["all", "pooled"])
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("positions", ["all", "pooled", "last"])
 @pytest.mark.parametrize("family", LANGUAGE_MODELS)
-def test_every_edit_has_the_losses_of_a_whole_pass(checkpoints, family, positions):
+def test_every_edit_has_the_losses_of_a_whole_pass(checkpoints, family, positions, side):
     checkpoint = checkpoints(family)
-    model, (encoded, batch) = checkpoint.model, documents(checkpoint)
+    model, (encoded, batch) = checkpoint.model, documents(checkpoint, side)
     edits = [half(model.config, site, operator, positions) for site in SITES for operator in ("zero", "dampen")]
     edits += [gated(half(model.config, LAST, positions=positions)), erasing(model.config, LAST, positions)]
+    edits += [few(model.config, LAST, positions)]
     found = dict(text_losses(model, edits, batch))
     assert sorted(found) == list(range(len(edits) + 1))
     plain = by_hand(model, encoded)
     assert found[0].tolist() == pytest.approx(plain, rel=1e-5)
+    assert float(found[0][1]) == 0
     moved = 0
     for index, item in enumerate(edits, start=1):
         with edit(model, item):
             whole = by_hand(model, encoded)
-        assert found[index].tolist() == pytest.approx(whole, rel=1e-5), item.site
+        assert found[index].tolist() == pytest.approx(whole, rel=3e-6 if item.site == LAST else 1e-5), item.site
         moved += whole != pytest.approx(plain, rel=1e-4)
     # the last token of a document, which is what is pooled, predicts nothing of it
     assert moved == (len(edits) if positions == "all" else 0)
@@ -56,7 +69,65 @@ def test_every_edit_has_the_losses_of_a_whole_pass(checkpoints, family, position
 
 
 @torch.inference_mode()
-def test_only_tokens_that_an_edit_changes_go_through_the_head(checkpoints):
+@pytest.mark.parametrize("family", LANGUAGE_MODELS)
+def test_a_head_that_is_not_known_gives_the_same_losses(checkpoints, family, monkeypatch):
+    checkpoint = checkpoints(family)
+    model, (_, batch) = checkpoint.model, documents(checkpoint)
+    edits = [half(model.config, SITES[2]), half(model.config, LAST), half(model.config, LAST).idle()]
+    edits += [erasing(model.config, LAST, "all"), few(model.config, LAST)]
+    known = dict(text_losses(model, edits, batch))
+    monkeypatch.setattr(Unembedding, "of", lambda _: None)
+    for at_once in (1, 1 << 30):
+        monkeypatch.setattr(head, "_LOGIT_BYTES", {"cpu": at_once})
+        stock = dict(text_losses(model, edits, batch))
+        assert sorted(stock) == sorted(known)
+        for index, losses in stock.items():
+            torch.testing.assert_close(losses, known[index], rtol=3e-6, atol=0)
+
+
+@torch.inference_mode()
+def test_a_head_that_does_more_than_a_matrix_is_left_to_the_model(checkpoints):
+    """A scale behind the unembedding, which no config tells of."""
+    checkpoint = checkpoints("gpt2")
+    model, (encoded, batch) = checkpoint.model, documents(checkpoint)
+    edits = [half(model.config, SITES[2]), few(model.config, LAST)]
+    scaling = model.lm_head.register_forward_hook(lambda _, __, output: 0.5 * output)
+    found = dict(text_losses(model, edits, batch))
+    for index, item in enumerate(edits, start=1):
+        with edit(model, item):
+            assert found[index].tolist() == pytest.approx(by_hand(model, encoded), rel=1e-5)
+    scaling.remove()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("family", ["gpt2", "gemma2"])
+def test_how_many_are_done_at_once_changes_nothing(checkpoints, family, monkeypatch):
+    """Logits, edits and documents."""
+    checkpoint = checkpoints(family)
+    edits = [half(checkpoint.config, site) for site in (SITES[2], LAST, LAST)] + [few(checkpoint.config, LAST)]
+    texts = sentences(6, seed=4)
+    together, _ = document_losses(checkpoint, texts, edits)
+    for logits, edited, tokens in ((1, 1 << 30, 64), (5000, 1, 64), (1 << 30, 3000, 1), (20000, 5000, 20)):
+        monkeypatch.setattr(head, "_LOGIT_BYTES", {"cpu": logits})
+        monkeypatch.setattr(text, "_EDITED_BYTES", edited)
+        monkeypatch.setattr(text, "_BATCH_TOKENS", {"cpu": tokens})
+        apart, _ = document_losses(checkpoint, texts, edits)
+        np.testing.assert_allclose(apart, together, rtol=3e-6)
+
+
+@torch.inference_mode()
+def test_an_edit_that_changes_nothing_has_the_unedited_losses(checkpoints):
+    """To the bit, and so has a token that an edit leaves as it was."""
+    checkpoint = checkpoints("llama")
+    model, (_, batch) = checkpoint.model, documents(checkpoint)
+    idle = [half(model.config, LAST).idle(), masking(LAST, torch.tensor([3]), *torch.full((2, 1, 1), 99.0), "zero")]
+    found = dict(text_losses(model, idle, batch))
+    assert torch.equal(found[1], found[0])
+    assert torch.equal(found[2], found[0])
+
+
+@torch.inference_mode()
+def test_only_tokens_that_an_edit_changes_go_through_the_head(checkpoints, monkeypatch):
     """Of an edit that fires on some tokens, and of one that fires on none."""
     checkpoint = checkpoints("gpt2")
     model, (_, batch) = checkpoint.model, documents(checkpoint)
@@ -70,9 +141,25 @@ def test_only_tokens_that_an_edit_changes_go_through_the_head(checkpoints):
     least = own.quantile(0.8)
     rare = masking(LAST, torch.tensor([3]), torch.full((1, 1), float(least)), torch.full((1, 1), 99.0), "zero")
     rows: list[int] = []
-    handle = model.get_output_embeddings().register_forward_pre_hook(
-        lambda _, args: rows.append(args[0].shape[:2].numel())
-    )
-    dict(text_losses(model, [rare.idle(), rare], batch))
+    handle = model.transformer.ln_f.register_forward_hook(lambda _, args, __: rows.append(args[0].shape[:2].numel()))
+    list(text._text_losses(model, Unembedding.of(model), [rare.idle(), rare], batch))
     handle.remove()
-    assert rows == [batch.input_ids.numel(), int((own >= least).sum())]
+    assert rows[1:] == [batch.input_ids.numel(), int((own >= least).sum())]
+
+
+@torch.inference_mode()
+def test_the_blocks_run_once_and_the_head_on_a_single_row(checkpoints):
+    """However many edits of the last block's output there are."""
+    checkpoint = checkpoints("llama")
+    model, (_, batch) = checkpoint.model, documents(checkpoint)
+    unembedding = Unembedding.of(model)
+    ran: list[int] = []
+    handles = [
+        model.model.layers[1].mlp.register_forward_hook(lambda *_: ran.append(0)),
+        model.lm_head.register_forward_hook(lambda _, args, __: ran.append(args[0].shape[:2].numel())),
+    ]
+    edits = [few(model.config, LAST), half(model.config, LAST), erasing(model.config, LAST, "all")]
+    list(text._text_losses(model, unembedding, edits, batch))
+    for handle in handles:
+        handle.remove()
+    assert ran == [0, 1, 1, 1, 1]
