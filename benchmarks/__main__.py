@@ -12,16 +12,18 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import extraction, fit, storage, suffix
+from benchmarks import audit, extraction, fit, storage, suffix, text
 from benchmarks.measure import Ratio
 from neuronlens.artifact import library_versions, read_json, write_json
 
 RESULTS = Path(__file__).with_name("results.json")
 BENCHMARKS: Mapping[str, Callable[[], Iterator[tuple[str, list[Ratio]]]]] = {
+    "audit": audit.run,
     "extraction": extraction.run,
     "fit": fit.run,
     "storage": storage.run,
     "suffix": suffix.run,
+    "text": text.run,
 }
 
 

@@ -185,11 +185,17 @@ class ConceptResult:
     full: Outcome
 
 
-def audit(model: GPT2LMHeadModel, workload: Workload, settings: Settings) -> list[ConceptResult]:
-    """The whole audit, a concept after the other, in the model's own dtype and on its device."""
+def audit(
+    model: GPT2LMHeadModel, workload: Workload, settings: Settings, concepts: int | None = None
+) -> list[ConceptResult]:
+    """The whole audit, a concept after the other, in the model's own dtype and on its device.
+
+    Args:
+        concepts: of how many of them; each is the same work.
+    """
     found = []
     with torch.inference_mode():
-        for concept, name in enumerate(workload.concepts):
+        for concept, name in enumerate(workload.concepts[:concepts]):
             values = activations(model, workload, workload.members("fit", concept), settings)
             neurons, bounds = fit(values, settings)
             whole = np.array([[-np.inf], [np.inf]], dtype=np.float32).repeat(len(neurons), axis=1)

@@ -25,6 +25,17 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+Checkpoint = Annotated[
+    str | None,
+    typer.Option("--checkpoint", metavar="PATH|HUB_ID[@REV]", help="Folder of a checkpoint, or its hub id."),
+]
+Dataset = Annotated[
+    str | None,
+    typer.Option("--dataset", metavar="FILE|hub:ID", help="Labelled text: Parquet, CSV, JSON Lines, or a hub id."),
+]
+Text = Annotated[str | None, typer.Option("--text", metavar="COLUMN", help="Column with the text.")]
+Label = Annotated[str | None, typer.Option("--label", metavar="COLUMN", help="Column with the concept.")]
+Split = Annotated[str | None, typer.Option("--split", metavar="COLUMN", help="Column with the split.")]
 Params = Annotated[
     Path | None, typer.Option("--params", metavar="FILE", help="Parameters; ./params.yaml where there is one.")
 ]
@@ -56,15 +67,11 @@ def root(
 
 @app.command()
 def audit(
-    checkpoint: Annotated[
-        str | None, typer.Option(metavar="PATH|HUB_ID[@REV]", help="Folder of a checkpoint, or its hub id.")
-    ] = None,
-    dataset: Annotated[
-        str | None, typer.Option(metavar="FILE|hub:ID", help="Labelled text: Parquet, CSV, JSON Lines, or a hub id.")
-    ] = None,
-    text: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column with the text.")] = None,
-    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column with the concept.")] = None,
-    split: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column with the split.")] = None,
+    checkpoint: Checkpoint = None,
+    dataset: Dataset = None,
+    text: Text = None,
+    label: Label = None,
+    split: Split = None,
     params: Params = None,
     overrides: Overrides = None,
     out: Annotated[
@@ -79,14 +86,7 @@ def audit(
     from flows.engine import run_audit
     from neuronlens.stages import audit_id
 
-    flags = {
-        "checkpoint.path": checkpoint,
-        "dataset.path": dataset,
-        "dataset.text": text,
-        "dataset.label": label,
-        "dataset.split": split,
-    }
-    config = _config(params, overrides, flags)
+    config = _config(params, overrides, _flags(checkpoint, dataset, text, label, split))
     folder = out or Path("audits") / audit_id(config)
     console.show_stages(sys.stderr if as_json else sys.stdout)
     run_audit(config, folder, use_flow=not no_flow, force=force)
@@ -96,6 +96,23 @@ def audit(
     else:
         console.show_results(report / "audit.json")
         typer.echo(f"\n{report / 'report.html'}")
+
+
+@app.command()
+def plan(
+    checkpoint: Checkpoint = None,
+    dataset: Dataset = None,
+    text: Text = None,
+    label: Label = None,
+    split: Split = None,
+    params: Params = None,
+    overrides: Overrides = None,
+) -> None:
+    """Tell which way an audit's work takes, and what it is expected to cost."""
+    from flows.console import show_plan
+    from neuronlens.plan import plan as planned
+
+    show_plan(planned(_config(params, overrides, _flags(checkpoint, dataset, text, label, split))))
 
 
 @app.command()
@@ -164,6 +181,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _complain(message: str) -> None:
     typer.echo(f"neuronlens: {' '.join(message.split())}", err=True)
+
+
+def _flags(
+    checkpoint: str | None, dataset: str | None, text: str | None, label: str | None, split: str | None
+) -> dict[str, str | None]:
+    return {
+        "checkpoint.path": checkpoint,
+        "dataset.path": dataset,
+        "dataset.text": text,
+        "dataset.label": label,
+        "dataset.split": split,
+    }
 
 
 def _config(

@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -16,6 +16,9 @@ from rich.table import Table
 from flows.engine import log
 from neuronlens.report.table import KIND_NAMES, Interval, ResultRow, result_rows
 from neuronlens.report.text import count, points, points_between, significant, visible
+
+if TYPE_CHECKING:
+    from neuronlens.plan import Plan
 
 
 def show_stages(stream: TextIO) -> None:
@@ -31,13 +34,17 @@ def show_results(file: Path) -> None:
     audit: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     rows = result_rows(audit)
     table = _table(rows)
-    console = Console(highlight=False, markup=False)
-    # rich would shorten the cells of a table that is wider than the terminal; better that the terminal wraps its lines
-    natural = Measurement.get(console, console.options.update(max_width=1000), table).maximum
-    console.width = max(console.width, natural)
+    console = _console(table)
     console.print("", _caption(rows, audit), "", table, sep="\n")
     for warning in audit["trust"]["warnings"]:
         sys.stderr.write(f"warning: {visible(warning)}\n")
+
+
+def _console(table: Table) -> Console:
+    """As wide as the table: rich would shorten the cells of a wider one, and it is better that the terminal wraps its lines."""
+    console = Console(highlight=False, markup=False)
+    console.width = max(console.width, Measurement.get(console, console.options.update(max_width=1000), table).maximum)
+    return console
 
 
 def _caption(rows: Sequence[ResultRow], audit: Mapping[str, Any]) -> str:
@@ -82,3 +89,29 @@ def _drop(value: float, interval: Interval | None) -> str:
     """In percentage points."""
     between = points_between(*interval) if interval else ""
     return f"{points(value)} {between}".rstrip()
+
+
+def show_plan(found: Plan) -> None:
+    """Print what an audit is expected to do, a line for each part."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("stage", "what"):
+        table.add_column(name, no_wrap=True)
+    for name in ("passes", "time"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for step in found.steps:
+        passes = "" if step.passes is None else f"{step.passes:.2f}"
+        table.add_row(step.stage, step.what, passes, _time(step.seconds))
+    table.add_row("all", "at most", f"{found.passes:.2f}", _time(found.seconds), style="bold")
+    console = _console(table)
+    rows = ", ".join(f"{size:,} {split}" for split, size in found.rows.items())
+    batches = f"batches of {found.batch_tokens:,} tokens, {found.padding:.1%} of them padding"
+    console.print(f"{rows} rows; {found.tokens:,} tokens; {batches}", soft_wrap=True)
+    console.print(f"a plain forward pass over them: {_time(found.pass_seconds)}, by one batch\n", soft_wrap=True)
+    console.print(table)
+    console.print(f"\nactivations on disk: about {found.stored_bytes / 1e6:,.0f} MB")
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

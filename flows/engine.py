@@ -12,6 +12,7 @@ from neuronlens.stages import (
     STAGES,
     Outcome,
     refuse_foreign_files,
+    release_memory,
     run_stage,
     stage_inputs,
     stage_params,
@@ -33,16 +34,19 @@ def run_audit(config: Config, folder: Path, *, use_flow: bool = True, force: boo
     """
     for name in STAGES:
         refuse_foreign_files(folder, name)
-    if not use_flow:
-        return in_order(lambda name: run_stage(name, config, folder, force=force))
-    _check_early(config, folder)
-    set_environment()
-    from flows.server import prefect_api
+    try:
+        if not use_flow:
+            return in_order(lambda name: run_stage(name, config, folder, force=force))
+        _check_early(config, folder)
+        set_environment()
+        from flows.server import prefect_api
 
-    with prefect_api():
-        from flows.audit import audit_flow
+        with prefect_api():
+            from flows.audit import audit_flow
 
-        return audit_flow(config, folder, force)
+            return audit_flow(config, folder, force)
+    finally:
+        release_memory()
 
 
 def run_one(name: str, config: Config, folder: Path) -> Outcome:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 from neuronlens.artifact import hash_files, read_json, slug
@@ -169,13 +170,36 @@ def load_checkpoint(path: str | Path, *, revision: str | None = None, dtype: str
     return Checkpoint(folder, name, _fingerprint(folder), config, kind, dtype)
 
 
+_lock = Lock()
+_opened: Checkpoint | None = None
+
+
 def open_checkpoint(params: CheckpointParams) -> Checkpoint:
-    """`load_checkpoint` for the `checkpoint` section of a configuration."""
+    """`load_checkpoint` for the `checkpoint` section of a configuration.
+
+    The latest one is held until another is opened or `close_checkpoint` is called, so that the stages of an audit load its weights once.
+    """
+    global _opened
     if not params.path:
         raise CheckpointError(
             "no checkpoint is named", where="checkpoint.path", cure="Name a folder or hub id with --checkpoint."
         )
-    return load_checkpoint(params.path, revision=params.revision, dtype=params.dtype)
+    found = load_checkpoint(params.path, revision=params.revision, dtype=params.dtype)
+    with _lock:
+        if _opened is None or _identity(_opened) != _identity(found):
+            _opened = found
+        return _opened
+
+
+def close_checkpoint() -> None:
+    """Let go of the checkpoint that `open_checkpoint` holds, and with it of its weights."""
+    global _opened
+    with _lock:
+        _opened = None
+
+
+def _identity(checkpoint: Checkpoint) -> tuple[object, ...]:
+    return checkpoint.path, checkpoint.name, checkpoint.fingerprint, checkpoint.dtype
 
 
 def identify_checkpoint(params: CheckpointParams) -> tuple[str, str]:

@@ -5,6 +5,7 @@ Nothing heavy is imported here, so that asking whether a stage is current stays 
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from neuronlens import artifact
-from neuronlens.checkpoint import identify_checkpoint
+from neuronlens.checkpoint import close_checkpoint, identify_checkpoint
 from neuronlens.config import Config
 from neuronlens.dataset import dataset_fingerprint, locate_dataset
 from neuronlens.errors import ArtifactError, DatasetError, UserError
@@ -156,6 +157,14 @@ def run_stage(name: str, config: Config, audit: Path, *, force: bool = False) ->
             {"seconds": round(seconds, 3), "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
         )
     return Outcome(name, "computed", reason, seconds)
+
+
+def release_memory() -> None:
+    """Let go of what stages that run in one process leave for each other: the checkpoint's weights, and hidden states."""
+    close_checkpoint()
+    hidden = sys.modules.get("neuronlens.activations.hidden")  # where no stage has imported it, nothing is held
+    if hidden is not None:
+        hidden.discard()
 
 
 def refuse_foreign_files(folder: Path, stage: str) -> None:

@@ -8,15 +8,19 @@ from collections import Counter
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import GPT2Config
 
-from benchmarks import fit, profile, selectivity, storage
+from benchmarks import audit, fit, profile, selectivity, storage, suffix
 from benchmarks.measure import interleave
+from neuronlens.activations.batching import collate
 from neuronlens.artifact import write_table
 from neuronlens.evaluation import frontier
 from neuronlens.evaluation.matched import LEVELS
 from neuronlens.example import corpus
+from neuronlens.sites import Site
 from tests.conftest import labelled, sentences
 
 MODEL, SEEDS = "language_model", (0, 1)
@@ -201,6 +205,30 @@ def test_a_benchmark_of_the_library_runs_at_any_size(module, size, titles):
     for ratios in found.values():
         for ratio in ratios:
             assert 0 < ratio.low <= ratio.median <= ratio.high
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+def test_edits_are_measured_at_three_blocks_and_both_components(checkpoints, family):
+    model = checkpoints(family).model
+    encoded = [[token % 300 for token in row[:20]] for row in profile.rows_of(6)]
+    rows = [collate(encoded, np.arange(6), pad_id=0, device="cpu")]
+    with torch.inference_mode():
+        found = suffix.sweeps(model, rows, rounds=1)
+    sites = [f"{component}.{layer}" for layer in range(3) for component in ("resid_post", "mlp_post")]
+    labels = [f"{site}, logits of 14 labels" for site in sites[-2:] if family == "gpt2"]
+    assert sorted(ratio.name for ratio in found) == sorted([*sites, *labels])
+    assert len(suffix.edits_of(model, Site(0, "mlp_post"))) == 168
+
+
+def test_a_whole_audit_says_what_the_reference_program_says():
+    """The comparison of times compares results first."""
+    small = GPT2Config(vocab_size=300, n_positions=512, n_embd=16, n_layer=3, n_head=2)
+    size = audit.Size(concepts=3, fit=4, test=2, documents=2, tokens=12, reference_concepts=2, rounds=1)
+    plain, *against = audit.run(size, small)
+    assert len(plain[1]) == 4 + 4 + 1
+    assert [[ratio.name for ratio in ratios] for _, ratios in against] == [
+        ["padded to 408 tokens", "padded to the longest of a batch"]
+    ] * 2
 
 
 def test_a_baseline_that_does_a_share_of_the_work_is_scaled(monkeypatch):

@@ -175,6 +175,13 @@ def hand_over(key: str, batches: Mapping[str, Sequence[KeptBatch]]) -> None:
         _slot = (key, batches)
 
 
+def discard() -> None:
+    """Free what was handed over and not taken."""
+    global _slot
+    with _lock:
+        _slot = None
+
+
 def take_over(key: str) -> Mapping[str, Sequence[KeptBatch]] | None:
     """What was handed over under a key, which is then no longer held here; None if that is something else or nothing."""
     global _slot

@@ -30,7 +30,7 @@ from neuronlens.errors import NonFiniteActivationError
 from neuronlens.sites import Site, expand_sites, layer_count, site_width
 
 TOKENS = 2048  # of each site; shares of them are known to a percent
-_TEXTS = 256  # read at most for them
+TEXTS = 256  # read at most for them
 
 
 @dataclass(frozen=True)
@@ -176,11 +176,11 @@ class OrdinarySample:
         """
         generator = np.random.default_rng([seed, 1])
         fit = np.array([i for i, split in enumerate(dataset.split) if split == "fit"])
-        places: list[int] = np.sort(generator.permutation(fit)[:_TEXTS]).tolist()
+        places: list[int] = np.sort(generator.permutation(fit)[:TEXTS]).tolist()
         how = resolve_pooling(pooling, checkpoint.config.model_type)
         own = [_besides(len(ids), how) for ids in encode(places)]
         bare = Encoder(checkpoint.tokenizer, min(max_tokens, longest_input(checkpoint)))
-        self._encoded = dict(enumerate(bare.encode(documents[:_TEXTS]) if documents else []))
+        self._encoded = dict(enumerate(bare.encode(documents[:TEXTS]) if documents else []))
         drawn = _sample(own, [np.arange(len(ids)) for ids in self._encoded.values()], generator)
         self._sites = {site: site_width(checkpoint.config, site) for site in sites}
         self.rows = DrawnTokens(dict(zip(places, drawn, strict=False)), self._sites)

@@ -27,6 +27,16 @@ _PAYING_SHARE = 0.9
 _TOLERANCE = 3e-6
 
 
+def paying_share(neurons: int, width: int) -> float:
+    """Share of the product with all D columns that an update of some neurons takes; 1 where the product is taken anew.
+
+    Args:
+        neurons: K that an edit touches.
+        width: D.
+    """
+    return (neurons + 2) / width if neurons + 2 <= _PAYING_SHARE * width else 1.0
+
+
 @dataclass(frozen=True)
 class ColumnUpdate:
     """How the logits of N tokens follow from their unedited ones: scale * logits + coefficients @ columns.
@@ -53,7 +63,7 @@ class ColumnUpdate:
         """
         width = normed.shape[1]
         exact = {normed.dtype, edited.dtype, unembedding.weight.dtype} == {torch.float32}
-        if not exact or len(neurons) + 2 > _PAYING_SHARE * width:
+        if not exact or paying_share(len(neurons), width) == 1:
             return None
         untouched = torch.ones(width, dtype=torch.bool, device=normed.device)
         untouched[neurons] = False

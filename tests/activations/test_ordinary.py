@@ -132,7 +132,7 @@ def test_only_fit_rows_are_read(checkpoints, dataset):
 def test_texts_and_tokens_are_bounded(checkpoints, dataset, monkeypatch):
     """A long corpus is not read whole: so many texts of either kind at most, drawn from all fit rows."""
     checkpoint = checkpoints("gpt2")
-    monkeypatch.setattr(module, "_TEXTS", 5)
+    monkeypatch.setattr(module, "TEXTS", 5)
     seen = set()
     for seed in range(4):
         found = collect_ordinary(checkpoint, dataset, documents=DOCUMENTS, seed=seed)[SITE]

@@ -265,6 +265,23 @@ def test_json_is_the_documents_bytes_and_nothing_else(
     assert b"prepare" in err
 
 
+@pytest.mark.usefixtures("here")
+def test_the_plan_names_the_way_and_the_cost_of_every_part(
+    configure: Callable[..., Config], here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = [part for part in _as_options(configure()) if part != "audit"]
+    assert main(["plan", *options]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert "rows; " in lines[0]
+    assert lines[1].startswith("a plain forward pass over them: ")
+    parts = [line.split()[0] for line in lines[4:] if line and not line.startswith("activations")]
+    assert parts[0] == "extract"
+    assert parts[-1] == "all"
+    assert {"fit", "evaluate"} <= {*parts}
+    assert any("one vector a row, from the last block on" in line for line in lines)
+    assert not (here / "audits").exists(), "a plan writes nothing"
+
+
 def test_the_verb_stage_makes_what_the_audit_makes(
     audited: Path, originals: Path, here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,209 @@
+"""The plan of an audit: which way its work takes, and what that is expected to cost, told before it runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from neuronlens.activations.batching import Ints, collate, pad_id_of, split_batches
+from neuronlens.activations.hidden import Keeper
+from neuronlens.activations.memory import batch_budget
+from neuronlens.activations.ordinary import TEXTS
+from neuronlens.config import Config, InterventionParams, TunedParams
+from neuronlens.dataset import read_documents, spare_documents
+from neuronlens.encoding import Encoder, encoder_for, longest_input
+from neuronlens.evaluation.cost import Route, Shape, deciding_route, text_route
+from neuronlens.evaluation.shared_prompt import shared_tokens
+from neuronlens.prepare import Inputs, check
+from neuronlens.sites import Site, site_width
+
+_FIT_SECONDS = 4e-7  # a value, with every statistic, test and ranking
+_STORED_SHARE = {torch.float32: 0.85, torch.float16: 0.5, torch.bfloat16: 0.35}  # of float32, compressed
+_MEASURED = 2  # times that a batch is run, of which the faster counts
+
+
+@dataclass(frozen=True)
+class Step:
+    """A part of a stage.
+
+    Attributes:
+        stage: which.
+        what: in words.
+        passes: its work in plain forward passes over all rows; None where the model does not run.
+        seconds: expected.
+    """
+
+    stage: str
+    what: str
+    passes: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an audit is expected to do.
+
+    Attributes:
+        rows: how many there are of each split.
+        tokens: of all rows.
+        padding: share of the batches that holds no token.
+        batch_tokens: of a batch, padding included.
+        pass_seconds: of a plain forward pass over all rows, from one batch that was run.
+        stored_bytes: on disk, nearly.
+        steps: in order.
+    """
+
+    rows: Mapping[str, int]
+    tokens: int
+    padding: float
+    batch_tokens: int
+    pass_seconds: float
+    stored_bytes: int
+    steps: Sequence[Step]
+
+    @property
+    def passes(self) -> float:
+        """Of all steps."""
+        return sum(step.passes or 0.0 for step in self.steps)
+
+    @property
+    def seconds(self) -> float:
+        """Of all steps."""
+        return sum(step.seconds for step in self.steps)
+
+
+@dataclass(frozen=True)
+class Edits:
+    """How many edits a site has, at most: those that turn out to do the same are run once.
+
+    Attributes:
+        validation, test: on the rows of these splits. Of the tuned method's candidates, test rows see those that are chosen or lie on a
+            path.
+    """
+
+    validation: int
+    test: int
+
+    @classmethod
+    def of(cls, config: Config, concepts: int, *, validated: bool) -> Edits:
+        """What a configuration asks for.
+
+        Args:
+            concepts: C.
+            validated: whether there are validation rows.
+        """
+        asked = config.interventions
+        swept = _settings(asked, asked.operators)
+        ranked = swept * len(config.fit.saliency)
+        # random neurons are one control for all rankings; another concept's ranges are among the edits already
+        control = {"random_neurons": swept, "random_ranges": ranked, "leace": 1}
+        controls = sum(count for kind, count in control.items() if kind in asked.controls)
+        tuned = 0 if asked.tuned is None else _settings(asked.tuned, asked.tuned.operators)
+        tuned *= 1 if asked.tuned is None else len(asked.tuned.saliency) * len(asked.tuned.gate)
+        own = len({"random_neurons", "random_ranges"} & {*asked.controls}) if tuned else 0  # of what is chosen
+        test = ranked + controls + tuned + own
+        return cls(concepts * (ranked + tuned if tuned and validated else 0), concepts * test)
+
+
+def _settings(asked: InterventionParams | TunedParams, operators: Sequence[str]) -> int:
+    """Kinds of range, widths, shares of the neurons and operators."""
+    widths = {"gaussian": len(asked.tau), "quantile": len(asked.tau), "discriminative": len(asked.threshold)}
+    return len(asked.top) * len(operators) * sum(widths.get(kind, 1) for kind in asked.ranges)
+
+
+def plan(config: Config) -> Plan:
+    """Check the inputs, run one batch through the blocks to know the machine's speed, and count.
+
+    Raises:
+        UserError: the configuration, the data or the checkpoint cannot be audited.
+    """
+    inputs = check(config)
+    checkpoint, split, labels = inputs.checkpoint, inputs.dataset.split, inputs.labels
+    encoded = encoder_for(checkpoint, config.dataset, labels.room(config.evaluate.scoring)).encode(inputs.dataset.text)
+    lengths = [len(ids) for ids in encoded]
+    tokens, budget = sum(lengths), batch_budget(config.extract.batch_tokens, checkpoint.model)
+    batches = split_batches(lengths, split, budget)
+    every = [rows for members in batches.values() for rows in members]
+    shape = Shape.of(checkpoint, tokens / len(lengths))
+    rate = _token_seconds(inputs, encoded, every[len(every) // 2])
+    edits = Edits.of(config, len(labels.concepts), validated="validation" in batches)
+
+    def step(stage: str, what: str, work: float) -> Step:
+        return Step(stage, what, work / tokens, work * rate)
+
+    values = sum(site_width(checkpoint.config, site) for site in inputs.sites)
+    steps = [step("extract", f"{len(inputs.sites)} site(s), one pass", tokens + shape.head * len(lengths))]
+    documents, spare = _documents(config, inputs)
+    if spare:
+        steps.append(step("extract", f"ordinary tokens: {len(spare)} documents", sum(spare)))
+    rows = {name: [i for i, own in enumerate(split) if own == name] for name in batches}
+    seconds = _FIT_SECONDS * values * len(rows["fit"])
+    steps.append(Step("fit", f"{values:,} neurons, {len(labels.concepts)} concepts", None, seconds))
+    kept = Keeper.of_sites(checkpoint.model, inputs.sites, batches, lengths, len(labels.concepts)).batches
+    for name, count in (("validation", edits.validation), ("test", edits.test)):
+        own = [encoded[i] for i in rows.get(name, ())]
+        if not own or not count:
+            continue
+        size = sum(map(len, own))
+        if name not in kept:
+            what = f"{name}: unedited once more, as its hidden states would not fit into memory"
+            steps.append(step("evaluate", what, size + shape.head * len(own)))
+        together = shared_tokens(own) if checkpoint.family.decoder else []
+        routes = {
+            site: deciding_route(
+                shape,
+                site,
+                shared=len(together) * len(own) / size,
+                device=checkpoint.model.device.type,
+                batch=budget,
+                some_logits=config.evaluate.scoring == "labels",
+            )
+            for site in inputs.sites
+        }
+        found = _by_route(routes, count, len(own), size)
+        steps += [step("evaluate", f"{name}: {what}", work) for what, work in found]
+    if documents:
+        size, width = sum(documents), int(checkpoint.config.hidden_size)
+        routes = {site: text_route(shape, site, width, config.interventions.top) for site in inputs.sites}
+        found = [("unedited", (1 + shape.head) * size), *_by_route(routes, edits.test, len(documents), size)]
+        steps += [step("evaluate", f"perplexity: {what}", work) for what, work in found]
+    stored = int(values * len(lengths) * 4 * _STORED_SHARE.get(checkpoint.model.dtype, 1.0))
+    padded = sum(len(members) * lengths[members[-1]] for members in every)
+    counts = {name: len(members) for name, members in rows.items()}
+    return Plan(counts, tokens, 1 - tokens / padded, budget, tokens * rate, stored, steps)
+
+
+def _by_route(routes: Mapping[Site, Route], edits: int, rows: int, tokens: int) -> list[tuple[str, float]]:
+    """(in words, work) of the edits of all sites, those on the same way together."""
+    found: dict[str, tuple[int, float]] = {}
+    for route in routes.values():
+        sites, work = found.get(route.name, (0, 0.0))
+        found[route.name] = sites + 1, work + route.work(edits, rows, tokens)
+    return [(f"{edits * sites:,} edits by {name}", work) for name, (sites, work) in found.items()]
+
+
+def _documents(config: Config, inputs: Inputs) -> tuple[list[int], list[int]]:
+    """Tokens of each document for perplexity, and of each that shows what ordinary tokens look like."""
+    if config.evaluate.auxiliary is None or inputs.checkpoint.kind == "classifier":
+        return [], []
+    encoder = Encoder(inputs.checkpoint.tokenizer, min(config.dataset.max_tokens, longest_input(inputs.checkpoint)))
+    given = read_documents(config.evaluate.auxiliary, config.evaluate.auxiliary_rows)
+    spare = spare_documents(config.evaluate)[:TEXTS]
+    return [len(ids) for ids in encoder.encode(given)], [len(ids) for ids in encoder.encode(spare)] if spare else []
+
+
+def _token_seconds(inputs: Inputs, encoded: Sequence[Sequence[int]], rows: Ints) -> float:
+    """Seconds of a token in a plain pass through the blocks, from one batch."""
+    model = inputs.checkpoint.model
+    batch = collate(encoded, rows, pad_id=pad_id_of(inputs.checkpoint.tokenizer), device=model.device)
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(_MEASURED):
+            start = time.perf_counter()
+            hidden = model.base_model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)[0]
+            hidden[0, 0, 0].item()  # an accelerator is waited for
+            seconds.append(time.perf_counter() - start)
+    return min(seconds) / sum(len(encoded[row]) for row in rows)

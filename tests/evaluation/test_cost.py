@@ -1,0 +1,112 @@
+"""The work that is foretold is the work that is done: multiplications of matrices are counted as they run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from neuronlens.activations.readout import deciding_logits
+from neuronlens.evaluation.cost import Route, Shape, deciding_route, text_route
+from neuronlens.evaluation.deciding import edited_passes
+from neuronlens.evaluation.suffix import run_unedited
+from neuronlens.evaluation.text import text_losses
+from neuronlens.sites import COMPONENTS, Site
+from tests.evaluation.test_deciding import ragged
+from tests.evaluation.test_suffix import half
+from tests.models import FAMILIES, LANGUAGE_MODELS, LAYERS
+
+SITES = [Site(layer, component) for layer in range(LAYERS) for component in COMPONENTS]
+
+
+def counted(work):
+    """Multiplications and additions of matrix products."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def one_length(checkpoint, rows):
+    """A batch without padding, which no plan counts."""
+    batch = ragged(checkpoint, rows=rows)
+    width = int(batch.attention_mask.sum(dim=1).min())
+    return type(batch)(
+        batch.rows, *(part[:, :width] for part in (batch.input_ids, batch.attention_mask, batch.position_ids))
+    )
+
+
+@pytest.fixture
+def wide(checkpoints):
+    """Checkpoints whose matrices are large beside what attention does between tokens."""
+
+    def make(family):
+        names = {"distilbert": {"dim": 64, "hidden_dim": 96}, "gpt2": {"n_embd": 64, "n_inner": 96}}
+        sizes = names.get(family, {"hidden_size": 64, "intermediate_size": 96})
+        if family == "gemma2":
+            sizes = sizes | {"head_dim": 32}
+        return checkpoints(family, **sizes)
+
+    return make
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_work_of_rows(wide, family):
+    checkpoint = wide(family)
+    model, batch = checkpoint.model, one_length(checkpoint, 4)
+    rows, tokens = batch.input_ids.shape[0], batch.input_ids.numel()
+    shape = Shape.of(checkpoint, tokens / rows)
+    body = counted(lambda: model.base_model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)) / tokens
+    for site in SITES:
+        for count in (1, 4):
+            edits = [half(model.config, site)] * count
+            _, tracker, outputs = run_unedited(model, edits, lambda: deciding_logits(model, batch))
+            done = counted(lambda given=(edits, batch, outputs, tracker): [*edited_passes(model, *given)])
+            expected = deciding_route(shape, site).work(count, rows, tokens)
+            head = shape.head * rows if site.component == "mlp_post" else 0  # where the block's inside is recorded
+            assert done / body == pytest.approx(expected + head, rel=0.12, abs=0.02 * tokens), (site, count)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("family", LANGUAGE_MODELS)
+def test_the_work_of_text(wide, family):
+    checkpoint = wide(family)
+    model, batch = checkpoint.model, one_length(checkpoint, 4)
+    rows, tokens = batch.input_ids.shape[0], batch.input_ids.numel()
+    shape = Shape.of(checkpoint, tokens / rows)
+    body = counted(lambda: model.base_model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)) / tokens
+    unedited = counted(lambda: [*text_losses(model, [], batch)])
+    for site in SITES:
+        item = half(model.config, site)
+        done = counted(lambda item=item: [*text_losses(model, [item, item], batch)]) - unedited
+        route = text_route(shape, site, 64, [0.5])
+        if site == Site(
+            LAYERS - 1, "resid_post"
+        ):  # columns are multiplied into a buffer, which the counter does not see
+            assert done / body < route.work(2, rows, tokens)
+        else:
+            assert done / body == pytest.approx(route.work(2, rows, tokens), rel=0.12, abs=0.05 * tokens), site
+
+
+def test_an_edit_costs_the_blocks_behind_it():
+    shape = Shape(layers=12, entrance=1 / 72, down=1 / 36, head=0.45)
+    assert deciding_route(shape, Site(0, "resid_post")).token == pytest.approx(10 / 12 + 1 / 72)
+    assert deciding_route(shape, Site(10, "resid_post")).token == pytest.approx(1 / 72)
+    assert deciding_route(shape, Site(11, "resid_post")) == Route("one vector a row, from the last block on", 0, 0.45)
+    assert deciding_route(shape, Site(6, "mlp_post")).token == pytest.approx(4 / 12 + 1 / 72 + 1 / 36)
+    assert deciding_route(shape, Site(6, "resid_post"), shared=0.75).token == pytest.approx((4 / 12 + 1 / 72) / 4)
+    assert deciding_route(shape, Site(6, "resid_post"), device="cuda", batch=1024).together == 16
+    assert deciding_route(shape, Site(11, "resid_post"), some_logits=True).row == 0
+
+
+def test_text_costs_the_head_or_some_of_its_columns():
+    shape = Shape(layers=12, entrance=1 / 72, down=1 / 36, head=0.45)
+    assert text_route(shape, Site(11, "resid_post"), 768, [1.0]).token == pytest.approx(0.45)
+    assert text_route(shape, Site(11, "resid_post"), 768, [0.3, 1.0]).token == pytest.approx(0.45 * (232 / 768 + 1) / 2)
+    assert text_route(shape, Site(5, "resid_post"), 768, [0.3]).token == pytest.approx(0.5 + 0.45)
+
+
+def test_work_adds_up():
+    route = Route("", token=0.5, row=2, once=0.25)
+    assert route.work(3, 10, 100) == 3 * (50 + 20) + 25
+    assert route.work(0, 10, 100) == 0

@@ -1,0 +1,78 @@
+"""What is foretold of an audit: at least as many edits as there are, on the ways that they take."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pytest
+
+from neuronlens.artifact import write_table
+from neuronlens.config import load_config
+from neuronlens.plan import plan
+from neuronlens.stages import run_stage
+from tests.conftest import labelled, sentences
+from tests.models import CONCEPTS
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """Overrides that name the rows and the ordinary text."""
+    folder = tmp_path_factory.mktemp("plan")
+    rows = labelled(CONCEPTS, fit=8, validation=3, test=4)
+    columns = {"text": list(rows.text), "label": list(rows.concept), "split": list(rows.split)}
+    write_table(folder / "rows.parquet", pa.table(columns))
+    (folder / "ordinary.txt").write_text("\n".join(sentences(7, seed=9)), encoding="utf-8")
+    return [
+        f"dataset.path={folder / 'rows.parquet'}",
+        f"evaluate.auxiliary={folder / 'ordinary.txt'}",
+        "evaluate.auxiliary_rows=3",
+        "evaluate.bootstrap=100",
+        "fit.rows=all",
+        "interventions.top=[0.3,1.0]",
+    ]
+
+
+@pytest.mark.parametrize("more", [[], ["interventions.tuned=null"], ["interventions.controls=[]"], ["preset=official"]])
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_an_audit_has_no_more_edits_than_planned(checkpoints, given, family, more, tmp_path):
+    config = load_config(None, [f"checkpoint.path={checkpoints(family).path}", *given, *more])
+    planned = {step.what: step for step in plan(config).steps}
+    for stage in ("prepare", "extract", "fit", "evaluate"):
+        run_stage(stage, config, tmp_path)
+    facts = json.loads((tmp_path / "evaluate" / "manifest.json").read_text())["facts"]
+    (foretold,) = [int(what.split()[1]) for what in planned if what.startswith("test: ")]
+    assert facts["edits"] <= foretold <= 3 * facts["edits"]
+    assert any(what.startswith("validation: ") for what in planned) == (config.interventions.tuned is not None)
+    assert any("perplexity" in what for what in planned) == (family == "gpt2")
+
+
+def test_the_parts_add_up(checkpoints, given):
+    config = load_config(None, [f"checkpoint.path={checkpoints('llama').path}", *given, "extract.sites=resid_post.all"])
+    found = plan(config)
+    assert found.rows == {"fit": 32, "validation": 12, "test": 16}
+    assert found.seconds == pytest.approx(sum(step.seconds for step in found.steps))
+    assert found.passes == pytest.approx(sum(step.passes for step in found.steps if step.passes is not None))
+    assert [step.stage for step in found.steps if step.passes is None] == ["fit"]
+    assert 0 <= found.padding < 1
+    assert found.stored_bytes > 3 * 16 * 60
+    extract = found.steps[0]
+    assert extract.stage == "extract"
+    assert 1 < extract.passes < 1.5, "one pass, and the head for a token a row"
+    words = [step.what for step in found.steps]
+    assert sum("ordinary tokens: 3 documents" in what for what in words) == 1
+    # three sites, three ways
+    assert sum(what.startswith("test: ") for what in words) == 3
+    assert not any("would not fit" in what for what in words)
+
+
+def test_a_shared_prompt_and_a_lack_of_memory_are_told(checkpoints, given, monkeypatch):
+    monkeypatch.setattr("neuronlens.activations.hidden.available_memory", lambda: 0)
+    prompt = "the court : law the bank : finance the goal : sports the cell : health {text} Topic:"
+    asked = ["extract.sites=resid_post.0", f"dataset.prompt='{prompt}'"]
+    words = [
+        step.what
+        for step in plan(load_config(None, [f"checkpoint.path={checkpoints('gpt2').path}", *given, *asked])).steps
+    ]
+    assert any("the shared prompt" in what for what in words)
+    assert sum("would not fit into memory" in what for what in words) == 2
