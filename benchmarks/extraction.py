@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from benchmarks.measure import Ratio, interleave
-from benchmarks.profile import rows_of
-from neuronlens.activations.batching import Batch, collate, token_budget_batches
-from neuronlens.activations.capture import capture
-from neuronlens.activations.readout import deciding_logits
-from neuronlens.sites import Site
+from benchmarks.profile import SPLITS, passes_over, rows_of
+from neuronlens.activations.batching import Batch, collate, split_batches, token_budget_batches
+from neuronlens.activations.memory import CPU_TOKENS
+from neuronlens.sites import family_of
 
 ROWS, BATCH_TOKENS = 24, 768
+MANY_ROWS = 3000
+FIXED_TOKENS = 408
 
 
 def run() -> Iterator[tuple[str, list[Ratio]]]:
     """(title, ratios) of each benchmark."""
+    yield f"padding of {MANY_ROWS} rows, share of the tokens of their batches", [padding(MANY_ROWS)]
     for name, model in (
         ("GPT-2 small", GPT2LMHeadModel(GPT2Config())),
         ("BERT base", BertForSequenceClassification(BertConfig())),
     ):
         model.eval()
         with torch.inference_mode():
-            yield f"{name}: extraction, over a plain forward pass on the same batches", extraction(model)
+            yield f"{name}: extraction, over the blocks alone on the same batches", extraction(model)
+            if isinstance(model, GPT2LMHeadModel):
+                yield f"{name}: every row padded to {FIXED_TOKENS} tokens, over packed rows", [fixed_padding(model)]
 
 
 def batches(model: PreTrainedModel, rows: int = ROWS) -> list[Batch]:
@@ -35,17 +40,49 @@ def batches(model: PreTrainedModel, rows: int = ROWS) -> list[Batch]:
     return [collate(encoded, members, pad_id=0, device=model.device) for members in packed]
 
 
-def extraction(model: PreTrainedModel) -> list[Ratio]:
-    """resid_post and mlp_post of all layers, pooled on the spot, and the answers, from one pass."""
-    rows = batches(model)
-    sites = [Site(layer, component) for layer in range(12) for component in ("resid_post", "mlp_post")]
+def padding(count: int) -> Ratio:
+    """Of batches of the size that suits a processor."""
+    lengths = [len(ids) for ids in rows_of(count)]
+    batched = sum(len(rows) * lengths[rows[-1]] for rows in token_budget_batches(lengths, CPU_TOKENS))
+    share = 1 - sum(lengths) / batched
+    return Ratio(f"batches of {CPU_TOKENS} tokens", share, share, share)
 
-    def plain() -> None:
-        for batch in rows:
-            deciding_logits(model, batch)
 
-    def hooked() -> None:
-        with capture(model, sites):
-            plain()
+def extraction(model: PreTrainedModel, count: int = ROWS, rounds: int = 5) -> list[Ratio]:
+    """resid_post and mlp_post of all layers pooled on the spot, the answers, and the hidden states that evaluation starts from."""
+    encoded = rows_of(count)
+    split = [SPLITS[i % len(SPLITS)] for i in range(count)]
+    packed = split_batches([len(ids) for ids in encoded], split, CPU_TOKENS)
+    rows = [collate(encoded, own, pad_id=0, device=model.device) for members in packed.values() for own in members]
+    return interleave(
+        lambda: blocks(model, rows),
+        {
+            "all 24 sites, answers and hidden states": lambda: passes_over(model, encoded, CPU_TOKENS),
+            "the blocks again (noise)": lambda: blocks(model, rows),
+        },
+        rounds,
+    )
 
-    return interleave(plain, {"all 24 sites pooled": hooked, "plain again (noise)": plain})
+
+def fixed_padding(model: PreTrainedModel, count: int = ROWS, length: int = FIXED_TOKENS, rounds: int = 2) -> Ratio:
+    """The blocks on rows in the order they come in, eight at a time."""
+    encoded, padded = rows_of(count), []
+    for start in range(0, count, 8):
+        own = range(start, min(start + 8, count))
+        ids, mask = torch.zeros(2, len(own), length, dtype=torch.long)
+        for i, row in enumerate(own):
+            ids[i, : len(encoded[row])] = torch.tensor(encoded[row])
+            mask[i, : len(encoded[row])] = 1
+        padded.append(Batch(np.array(own), ids, mask, (mask.cumsum(1) - 1).clamp(min=0)))
+    packed = batches(model, count)
+    (ratio,) = interleave(lambda: blocks(model, packed), {"padded": lambda: blocks(model, padded)}, rounds)
+    return ratio
+
+
+def blocks(model: PreTrainedModel, rows: Sequence[Batch]) -> None:
+    """A forward pass without a head."""
+    for batch in rows:
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        if family_of(model.config.model_type).decoder:
+            inputs |= {"position_ids": batch.position_ids, "use_cache": False}
+        model.base_model(**inputs)

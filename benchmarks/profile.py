@@ -19,10 +19,11 @@ from neuronlens.activations.hidden import Keeper
 from neuronlens.activations.passes import Passes
 from neuronlens.dataset import Dataset
 from neuronlens.encoding import Labels
-from neuronlens.sites import expand_sites, layer_count
+from neuronlens.sites import expand_sites, family_of, layer_count
 
 ROWS, BATCH_TOKENS = 60, 1024
 CONCEPTS = ("one", "other")
+SPLITS = ("fit", "fit", "test")
 Function = tuple[str, int, str]
 
 
@@ -55,19 +56,13 @@ def passes_over(
 ) -> int:
     """Extraction without the disk: every site pooled, every row answered, what evaluation starts from kept. How many passes there were."""
     places = range(len(encoded))
-    dataset = Dataset(
-        "rows",
-        places,
-        [""] * len(encoded),
-        [CONCEPTS[i % 2] for i in places],
-        [("fit", "fit", "test")[i % 3] for i in places],
-    )
-    lengths, sites = (
-        [len(ids) for ids in encoded],
-        expand_sites(["resid_post.all", "mlp_post.all"], layer_count(model.config)),
-    )
+    split = [SPLITS[i % len(SPLITS)] for i in places]
+    dataset = Dataset("rows", places, [""] * len(encoded), [CONCEPTS[i % 2] for i in places], split)
+    lengths = [len(ids) for ids in encoded]
+    sites = expand_sites(["resid_post.all", "mlp_post.all"], layer_count(model.config))
     batches = split_batches(lengths, dataset.split, batch_tokens)
-    checkpoint = SimpleNamespace(model=model, config=model.config, tokenizer=None, kind="language_model")
+    kind = "language_model" if family_of(model.config.model_type).decoder else "classifier"
+    checkpoint = SimpleNamespace(model=model, config=model.config, tokenizer=None, kind=kind)
     keeper = Keeper.of_sites(model, sites, batches, lengths, len(CONCEPTS)) if keep else None
     labels = Labels(CONCEPTS, (0, 1), CONCEPTS)
     passes = Passes(checkpoint, dataset, encoded, labels, sites, "auto", "constrained", keeper)

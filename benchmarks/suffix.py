@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import product
 
+import numpy as np
 import torch
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from benchmarks.extraction import batches
 from benchmarks.measure import Ratio, interleave
-from neuronlens.activations.batching import Batch
+from neuronlens.activations.batching import Batch, collate
 from neuronlens.activations.readout import deciding_logits
 from neuronlens.evaluation.deciding import deciding_passes, edited_passes
+from neuronlens.evaluation.shared_prompt import SharedPrompt
 from neuronlens.evaluation.suffix import run_unedited
 from neuronlens.interventions.edit import Intervention, edit
 from neuronlens.interventions.operators import Target
@@ -23,6 +25,7 @@ from neuronlens.sites import COMPONENTS, Site, family_of, layer_count, site_widt
 
 CONCEPTS, OPERATORS, TAUS = 14, ("zero", "mean", "dampen", "clamp"), (1.0, 2.0, 2.5)
 SHARE = 0.3
+SHARED, OWN = 256, 64  # tokens of a few-shot prompt, and of each row behind it
 
 
 def run() -> Iterator[tuple[str, list[Ratio]]]:
@@ -35,6 +38,11 @@ def run() -> Iterator[tuple[str, list[Ratio]]]:
         count = CONCEPTS * len(OPERATORS) * len(TAUS)
         with torch.inference_mode():
             yield f"{name}: {count} edits, over as many full forward passes", sweeps(model, batches(model))
+            if family_of(model.config.model_type).decoder:
+                title = (
+                    f"{name}: an edit of rows behind {SHARED} shared tokens, {OWN} of their own, over rows run whole"
+                )
+                yield title, shared_prompts(model)
 
 
 def sweeps(model: PreTrainedModel, rows: list[Batch], rounds: int = 5) -> list[Ratio]:
@@ -94,6 +102,27 @@ def _one(model: PreTrainedModel, rows: list[Batch], edits: list[Intervention], r
     return [
         Ratio(ratio.name, *(value + 1 / len(edits) for value in (ratio.median, ratio.low, ratio.high)), ratio.seconds)
     ]
+
+
+def shared_prompts(
+    model: PreTrainedModel, rows: int = 12, shared: int = SHARED, own: int = OWN, rounds: int = 5
+) -> list[Ratio]:
+    """An edit at the middle block, on both sides by what lies behind it; the shared tokens are run once for the rows of one batch."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(1, model.config.vocab_size, (rows, shared + own), generator=generator)
+    ids[:, :shared] = ids[0, :shared]
+    batch = collate(ids.tolist(), np.arange(rows), pad_id=0, device=model.device)
+    site = Site(layer_count(model.config) // 2, "resid_post")
+    item = edits_of(model, site)[0]
+    _, tracker, outputs = run_unedited(model, [item], lambda: deciding_logits(model, batch))
+    prompt = SharedPrompt(model, ids[0, :shared].tolist(), [item], 0)
+
+    def once(given: SharedPrompt | None = None) -> torch.Tensor:
+        ((_, logits, _),) = edited_passes(model, [item], batch, outputs, tracker, shared=given)
+        return logits
+
+    torch.testing.assert_close(once(prompt), once(), rtol=0, atol=1e-5)
+    return interleave(once, {str(site): lambda: once(prompt)}, rounds)
 
 
 def edits_of(model: PreTrainedModel, site: Site) -> list[Intervention]:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GPT2Config
 
-from benchmarks import audit, fit, profile, selectivity, storage, suffix
+from benchmarks import audit, extraction, fit, profile, selectivity, storage, suffix
 from benchmarks.measure import interleave
 from neuronlens.activations.batching import collate
 from neuronlens.artifact import write_table
@@ -218,6 +218,26 @@ def test_edits_are_measured_at_three_blocks_and_both_components(checkpoints, fam
     labels = [f"{site}, logits of 14 labels" for site in sites[-2:] if family == "gpt2"]
     assert sorted(ratio.name for ratio in found) == sorted([*sites, *labels])
     assert len(suffix.edits_of(model, Site(0, "mlp_post"))) == 168
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+def test_extraction_is_measured_beside_the_blocks(checkpoints, family, monkeypatch):
+    rows = [[token % 80 for token in row[:30]] for row in profile.rows_of(9)]
+    monkeypatch.setattr(extraction, "rows_of", lambda count: rows[:count])
+    model = checkpoints(family).model
+    with torch.inference_mode():
+        found = extraction.extraction(model, 9, rounds=1)
+        assert [ratio.name for ratio in found][1:] == ["the blocks again (noise)"]
+        assert extraction.fixed_padding(model, 9, 60, rounds=1).name == "padded"
+    lengths = sorted(map(len, rows))
+    (batch,) = extraction.batches(model, 9)
+    assert extraction.padding(9).median == pytest.approx(1 - sum(lengths) / batch.input_ids.numel())
+
+
+def test_a_shared_prompt_is_measured_on_equal_logits(checkpoints):
+    with torch.inference_mode():
+        (ratio,) = suffix.shared_prompts(checkpoints("gpt2").model, rows=3, shared=20, own=4, rounds=1)
+    assert ratio.name == "resid_post.1"
 
 
 def test_a_whole_audit_says_what_the_reference_program_says():
