@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME ...]`: print every ratio, or those of some benchmarks, and write benchmarks/results.json.
+"""`python -m benchmarks [NAME ...]`: print every ratio, or those of some benchmarks; write benchmarks/results.json and docs/performance.md.
 
 Results of benchmarks that are not named stay as they are.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import audit, extraction, fit, storage, suffix, text
+from benchmarks import audit, extraction, fit, storage, suffix, tables, text
 from benchmarks.measure import Ratio
 from neuronlens.artifact import library_versions, read_json, write_json
 
@@ -47,6 +47,7 @@ def main(names: list[str]) -> int:
                 )
             results[name][title] = [_rounded(asdict(ratio)) for ratio in ratios]
         write_json(RESULTS, {"results": results, "versions": library_versions()})
+        tables.write(results)
     print(f"written to {RESULTS.relative_to(Path.cwd()) if RESULTS.is_relative_to(Path.cwd()) else RESULTS}")
     return 0
 

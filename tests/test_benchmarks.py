@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GPT2Config
 
-from benchmarks import audit, extraction, fit, profile, selectivity, storage, suffix
+from benchmarks import audit, extraction, fit, profile, selectivity, storage, suffix, tables
+from benchmarks.__main__ import BENCHMARKS, RESULTS
 from benchmarks.measure import interleave
 from neuronlens.activations.batching import collate
 from neuronlens.artifact import write_table
@@ -249,6 +250,26 @@ def test_a_whole_audit_says_what_the_reference_program_says():
     assert [[ratio.name for ratio in ratios] for _, ratios in against] == [
         ["padded to 408 tokens", "padded to the longest of a batch"]
     ] * 2
+
+
+def test_the_tables_of_the_document_are_the_results():
+    document = tables.DOCUMENT.read_text(encoding="utf-8")
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))["results"]
+    assert tables.filled(document, results) == document, "run python -m benchmarks, which writes both"
+    for name in BENCHMARKS:
+        assert f"<!-- {name} -->\n**" in document, f"{name} has no table"
+
+
+def test_a_table_says_small_ratios_both_ways():
+    ratio = {"name": "one", "median": 0.25, "low": 0.2, "high": 0.3, "seconds": 1.5}
+    size = {"name": "two", "median": 1.5, "low": 1.5, "high": 1.5, "seconds": None}
+    found = tables.filled(
+        "a <!-- x -->\nold\n<!-- end --> b <!-- y -->\nkept\n<!-- end -->", {"x": {"title": [ratio, size]}}
+    )
+    assert "| one | 0.25 (1 / 4) | 0.2 to 0.3 | 1.5 |" in found
+    assert "| two | 1.5 |  |  |" in found
+    assert "old" not in found
+    assert "kept" in found
 
 
 def test_a_baseline_that_does_a_share_of_the_work_is_scaled(monkeypatch):

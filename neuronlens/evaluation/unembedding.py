@@ -81,7 +81,8 @@ class Unembedding:
         normed: list[torch.Tensor] = []
         handle = model.get_output_embeddings().register_forward_pre_hook(lambda _, args: normed.append(args[0]))
         try:
-            logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits[0].float()
+            mask = torch.ones_like(ids)
+            logits: torch.Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[0].float()
         finally:
             handle.remove()
         own = self.capped(self.linear(normed[-1][0]).float())
