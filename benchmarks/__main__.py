@@ -34,9 +34,8 @@ def main(names: list[str]) -> int:
         print(f"unknown: {', '.join(unknown)}. There are: {', '.join(BENCHMARKS)}.", file=sys.stderr)
         return 2
     torch.set_num_threads(1)  # ratios of one core are steadier than of a shared machine's several
-    results = read_json(RESULTS)["results"] if RESULTS.exists() and names else {}
     for name in names or BENCHMARKS:
-        results[name] = {}
+        found = {}
         for title, ratios in BENCHMARKS[name]():
             print(title)
             for ratio in ratios:
@@ -45,7 +44,9 @@ def main(names: list[str]) -> int:
                     f"  {ratio.name:48s} {ratio.median:8.4f}  [{ratio.low:.4f}, {ratio.high:.4f}]  {seconds}",
                     flush=True,
                 )
-            results[name][title] = [_rounded(asdict(ratio)) for ratio in ratios]
+            found[title] = [_rounded(asdict(ratio)) for ratio in ratios]
+        known = read_json(RESULTS)["results"] if RESULTS.exists() else {}  # others may have been measured meanwhile
+        results = {other: known[other] for other in BENCHMARKS if other in known} | {name: found}
         write_json(RESULTS, {"results": results, "versions": library_versions()})
         tables.write(results)
     print(f"written to {RESULTS.relative_to(Path.cwd()) if RESULTS.is_relative_to(Path.cwd()) else RESULTS}")

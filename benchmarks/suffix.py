@@ -45,7 +45,7 @@ def run() -> Iterator[tuple[str, list[Ratio]]]:
                 yield title, shared_prompts(model)
 
 
-def sweeps(model: PreTrainedModel, rows: list[Batch], rounds: int = 5) -> list[Ratio]:
+def sweeps(model: PreTrainedModel, rows: list[Batch], rounds: int = 3) -> list[Ratio]:
     """All edits at the first, middle and last block, the unedited pass included.
 
     Behind the last attention all of them are run, and a few full passes are. Elsewhere each costs the same, so three are measured.
@@ -105,7 +105,7 @@ def _one(model: PreTrainedModel, rows: list[Batch], edits: list[Intervention], r
 
 
 def shared_prompts(
-    model: PreTrainedModel, rows: int = 12, shared: int = SHARED, own: int = OWN, rounds: int = 5
+    model: PreTrainedModel, rows: int = 12, shared: int = SHARED, own: int = OWN, rounds: int = 3
 ) -> list[Ratio]:
     """An edit at the middle block, on both sides by what lies behind it; the shared tokens are run once for the rows of one batch."""
     generator = torch.Generator().manual_seed(0)
