@@ -100,7 +100,7 @@ def cross_entropies(
     plain = _Sums.over(unembedding, normed, tokens)
     changed = [_Sums.over(unembedding, change.normed, tokens[change.places]) for change in changes]
     rows = len(normed)
-    width = max(1, min(unembedding.vocabulary, logit_bytes(normed.device) // (4 * rows)))
+    width = max(1, min(unembedding.vocabulary, logit_bytes(normed.device) // (4 * max(1, rows))))
     linear, final = (torch.empty(rows * width, device=normed.device) for _ in range(2))
     for start in range(0, unembedding.vocabulary, width):
         block = slice(start, min(start + width, unembedding.vocabulary))

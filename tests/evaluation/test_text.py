@@ -100,6 +100,19 @@ def test_a_head_that_does_more_than_a_matrix_is_left_to_the_model(checkpoints):
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("known", [True, False])
+def test_documents_of_a_single_token_lose_nothing(checkpoints, known, monkeypatch):
+    """Where a batch holds nothing else, there is nothing to predict."""
+    model = checkpoints("gpt2").model
+    if not known:
+        monkeypatch.setattr(Unembedding, "of", lambda _: None)
+    batch = collate([[5], [6]], np.arange(2), pad_id=0, device="cpu")
+    edits = [half(model.config, SITES[2]), half(model.config, LAST)]
+    found = dict(text_losses(model, edits, batch))
+    assert {index: losses.tolist() for index, losses in found.items()} == {0: [0, 0], 1: [0, 0], 2: [0, 0]}
+
+
+@torch.inference_mode()
 @pytest.mark.parametrize("family", ["gpt2", "gemma2"])
 def test_how_many_are_done_at_once_changes_nothing(checkpoints, family, monkeypatch):
     """Logits, edits and documents."""
