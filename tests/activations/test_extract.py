@@ -92,11 +92,11 @@ def small_memory(monkeypatch, tokens, *modules):
     """Forward calls on more than so many tokens, padding included, fail; returns the sizes of those that did not."""
     ran = []
 
-    def limited(model, batch):
+    def limited(model, batch, *needed):
         if batch.input_ids.numel() > tokens:
             raise torch.OutOfMemoryError("CUDA out of memory")
         ran.append(batch.input_ids.numel())
-        return deciding_logits(model, batch)
+        return deciding_logits(model, batch, *needed)
 
     for one in modules or (passes,):
         monkeypatch.setattr(one, "deciding_logits", limited)

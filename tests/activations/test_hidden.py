@@ -82,7 +82,7 @@ def test_what_is_kept_is_what_evaluation_would_compute(
     for split, batches in kept.items():
         met = []
 
-        def passes(_, __, iterated, met=met):
+        def passes(_, __, iterated, met=met, **how):
             for batch in iterated:
                 met.append(batch)
                 yield batch, 0, deciding_logits(model, batch), None

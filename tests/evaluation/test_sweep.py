@@ -149,6 +149,8 @@ def test_results_equal_the_plain_reference(checkpoints, topics, auxiliary, famil
         )
         for what, method, found, plain in zip(asked, methods, table.to_pylist(), expected, strict=True):
             where = f"layer {layer}, {what}"
+            # an erasure turns with the least-spread directions of the rows, where roundings of the activations weigh most
+            close = 1e-5 if isinstance(method.ranges, Ranges) else 1e-4
             if isinstance(method.ranges, Ranges):
                 assert_equal_ranges(method.ranges, plain, where)
             for group in ("target", "complement"):
@@ -156,11 +158,11 @@ def test_results_equal_the_plain_reference(checkpoints, topics, auxiliary, famil
                 for prefix in ("", "base_"):
                     assert found[f"{prefix}{group}_accuracy"] == plain[f"{prefix}{group}_accuracy"], where
                     name = f"{prefix}{group}_confidence"
-                    assert found[name] == pytest.approx(plain[name], rel=1e-5), where
+                    assert found[name] == pytest.approx(plain[name], rel=close), where
             for name in ("perplexity", "base_perplexity"):
                 assert (found[name] is None) == classifier
                 if not classifier:
-                    assert found[name] == pytest.approx(plain[name], rel=1e-5), where
+                    assert found[name] == pytest.approx(plain[name], rel=close), where
         results = table.to_pylist()
         moved = [row["target_confidence"] != row["base_target_confidence"] for row in results]
         assert 2 * sum(moved) > len(results), "the edits must make a difference"
