@@ -18,7 +18,7 @@ def table(titles: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         titles: title -> ratios, as results.json has them.
     """
     lines = []
-    for title, ratios in titles.items():
+    for title, ratios in sorted(titles.items()):  # as JSON keeps them
         lines += [f"**{title}**", "", "| | ratio | lowest to highest | seconds |", "| --- | ---: | ---: | ---: |"]
         for ratio in ratios:
             seconds = "" if ratio["seconds"] is None else f"{ratio['seconds']:.3g}"
