@@ -86,7 +86,7 @@ def _all(model: PreTrainedModel, rows: list[Batch], edits: list[Intervention], r
 
 def _one(model: PreTrainedModel, rows: list[Batch], edits: list[Intervention], rounds: int) -> list[Ratio]:
     some, site = edits[:3], edits[0].site
-    kept = [run_unedited(model, edits, lambda batch=batch: deciding_logits(model, batch))[1:] for batch in rows]  # type: ignore[misc]
+    kept = [run_unedited(model, edits, lambda batch=batch: deciding_logits(model, batch))[1:] for batch in rows]
 
     def full() -> None:
         for batch, item in product(rows, some):
