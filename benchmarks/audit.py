@@ -32,6 +32,7 @@ from neuronlens.prepare import check
 from neuronlens.stages import release_memory, run_stage
 
 TAU, TOP = 2.5, 0.3
+_AGAINST = "GPT-2 small: the reference program's algorithm, over a whole audit"
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,11 @@ def run(size: Size | None = None, config: GPT2Config | None = None) -> Iterator[
     with tempfile.TemporaryDirectory() as folder:
         audit = Audit(model, given, Path(folder))
         yield "GPT-2 small: a whole audit, over plain forward passes over its rows", audit.over_plain(given.rounds)
-        yield "GPT-2 small: the reference program's algorithm, over a whole audit, 128 tokens a text", audit.reference()
+        yield f"{_AGAINST}, {given.tokens} tokens a text", audit.reference()
     shorter = Size(**{**vars(given), "tokens": None})
     with tempfile.TemporaryDirectory() as folder:
         audit = Audit(model, shorter, Path(folder))
-        yield "GPT-2 small: the reference program's algorithm, over a whole audit, 66 tokens a text", audit.reference()
+        yield f"{_AGAINST}, 66 tokens a text", audit.reference()
 
 
 class Audit:
