@@ -28,7 +28,6 @@ from neuronlens.checkpoint import open_checkpoint
 from neuronlens.config import Config, load_config
 from neuronlens.evaluation import scoring
 from neuronlens.plan import plan
-from neuronlens.prepare import check
 from neuronlens.stages import release_memory, run_stage
 
 TAU, TOP = 2.5, 0.3
@@ -86,6 +85,10 @@ class Audit:
             tokens=size.tokens,
             vocabulary=vocabulary,
         )
+        # NeuronLens sets a fifth of the fit rows aside unless the data names validation rows, of which the reference knows nothing
+        split = list(self.workload.split)
+        split[split.index("fit")] = "validation"
+        self.workload = replace(self.workload, split=split)
         model.save_pretrained(folder / "checkpoint")
         word_tokenizer(vocabulary, model.config.n_positions).save_pretrained(folder / "checkpoint")
         dataset = self.workload.dataset()
@@ -93,9 +96,6 @@ class Audit:
         write_table(folder / "rows.parquet", table.select(["text", "label", "split"]))
         (folder / "documents.txt").write_text("\n".join(self.workload.texts()), encoding="utf-8")
         self.layers = (model.config.n_layer - 1, model.config.n_layer // 2)
-        # rows that NeuronLens sets aside for validation are fitted on by neither
-        prepared = check(self.config(self.layers[0], False)).dataset
-        self.workload = replace(self.workload, split=list(prepared.split))
 
     def config(self, layer: int, perplexity: bool) -> Config:
         """Of the audit at a block."""

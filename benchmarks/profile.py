@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
+from benchmarks.words import lengths
 from neuronlens.activations.batching import split_batches
 from neuronlens.activations.hidden import Keeper
 from neuronlens.activations.passes import Passes
@@ -45,10 +46,9 @@ class Profile:
 
 
 def rows_of(count: int, *, seed: int = 0) -> list[list[int]]:
-    """Token ids of rows of realistic lengths (lognormal, mean 66 tokens)."""
+    """Token ids of rows of realistic lengths (see `benchmarks.words.lengths`)."""
     generator = np.random.default_rng(seed)
-    lengths = np.clip(generator.lognormal(4.05, 0.5, count).astype(int), 8, 400)
-    return [generator.integers(1000, 20000, length).tolist() for length in lengths]
+    return [generator.integers(1000, 20000, length).tolist() for length in lengths(count, generator)]
 
 
 def passes_over(

@@ -31,7 +31,7 @@ import numpy.typing as npt
 import torch
 from transformers import GPT2LMHeadModel
 
-from benchmarks.words import FIRST, sentence
+from benchmarks.words import FIRST, lengths, sentence
 from neuronlens.config import DatasetParams
 from neuronlens.dataset import Dataset
 
@@ -105,16 +105,14 @@ def random_workload(
 
     Args:
         fit, test: rows of each concept.
-        tokens: of each row and document; None draws lognormal lengths of 66 in the mean, from 8 to 400.
+        tokens: of each row and document; None takes those of `benchmarks.words.lengths`.
         vocabulary: of the model; the ids are those that `benchmarks.words` leaves free.
     """
     generator = np.random.default_rng(seed)
 
     def draw(count: int) -> list[list[int]]:
-        lengths = np.full(count, tokens or 0)
-        if tokens is None:
-            lengths = np.clip(generator.lognormal(4.05, 0.5, count).astype(int), 8, 400)
-        return [generator.integers(FIRST, vocabulary - 1, length).tolist() for length in lengths]
+        long = lengths(count, generator) if tokens is None else np.full(count, tokens)
+        return [generator.integers(FIRST, vocabulary - 1, length).tolist() for length in long]
 
     splits = ["fit"] * fit + ["test"] * test
     digits = len(str(concepts - 1))

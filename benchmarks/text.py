@@ -13,8 +13,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from benchmarks.measure import Ratio, interleave
 from neuronlens.activations.batching import Batch, collate
-from neuronlens.evaluation.columns import ColumnUpdate
 from neuronlens.evaluation.crossentropy import Change, cross_entropies, token_losses
+from neuronlens.evaluation.lmhead import HiddenChange, LinearHead
+from neuronlens.evaluation.predictions import Predictions
 from neuronlens.evaluation.text import text_losses
 from neuronlens.evaluation.unembedding import Unembedding
 from neuronlens.interventions.edit import Intervention, edit
@@ -60,40 +61,41 @@ def heads(model: PreTrainedModel, tokens: int, documents: int, rounds: int) -> l
 
 
 def columns(model: PreTrainedModel, tokens: int, documents: int, edits: int, rounds: int) -> list[Ratio]:
-    """Zeroing as many neurons as a share p of all, others in every edit; both sides by blocks of the vocabulary."""
+    """Zeroing as many neurons as a share p of all, others in every edit, or first where they lie in their range and then whole; the other
+    side makes every product anew, by blocks of the vocabulary as well."""
     unembedding = _unembedding(model)
-    norm = model.transformer.ln_f
-    hidden = torch.randn(documents * (tokens - 1), unembedding.weight.shape[1])
+    norm, width = model.transformer.ln_f, unembedding.weight.shape[1]
+    hidden = torch.randn(documents * (tokens - 1), width)
     following = torch.randint(unembedding.vocabulary, (len(hidden),))
     normed, everywhere = norm(hidden), torch.arange(len(hidden))
+    where = torch.ones(documents, tokens, dtype=torch.bool)
+    where[:, -1] = False
+    predictions = Predictions(where, following, torch.arange(documents).repeat_interleave(tokens - 1))
+    head = LinearHead(model, _collate(_documents(model, tokens, documents)), predictions, unembedding)
     found = []
-    for share in (0.3, 0.05):
-        vectors, chosen = [], []
-        for _ in range(edits):
-            neurons = torch.randperm(hidden.shape[1])[: int(share * hidden.shape[1])]
-            edited = hidden.clone()
-            edited[:, neurons] = 0
-            chosen.append(neurons)
-            vectors.append(norm(edited))
+    for name, share, of_each in (
+        ("columns of 30% of the neurons", 0.3, (torch.inf,)),
+        ("columns of 5% of the neurons", 0.05, (torch.inf,)),
+        ("half of them the same within ranges of 2.5 standard deviations", 0.3, (2.5, torch.inf)),
+    ):
+        changes = []
+        for _ in range(edits // len(of_each)):
+            neurons = torch.zeros(width, dtype=torch.bool)
+            neurons[torch.randperm(width)[: int(share * width)]] = True
+            for bound in of_each:
+                touched = neurons & (hidden.abs() <= bound)
+                changes.append(HiddenChange(everywhere, hidden.masked_fill(touched, 0)[:, None], touched, hidden))
 
-        def anew(vectors: Sequence[torch.Tensor] = vectors) -> list[torch.Tensor]:
+        def anew(changes: Sequence[HiddenChange] = tuple(changes)) -> list[torch.Tensor]:
+            vectors = [norm(change.hidden[:, 0]) for change in changes]
             return cross_entropies(unembedding, normed, following, [Change(everywhere, after) for after in vectors])
 
-        def updated(
-            vectors: Sequence[torch.Tensor] = vectors, chosen: Sequence[torch.Tensor] = chosen
-        ) -> list[torch.Tensor]:
-            pairs = zip(vectors, chosen, strict=True)
-            changes = [
-                Change(everywhere, after, ColumnUpdate.between(unembedding, normed, after, neurons))
-                for after, neurons in pairs
-            ]
-            assert all(change.update is not None for change in changes)
-            return cross_entropies(unembedding, normed, following, changes)
+        def updated(changes: Sequence[HiddenChange] = tuple(changes)) -> list[torch.Tensor]:
+            return head.losses(normed, changes)
 
         for direct, update in zip(anew(), updated(), strict=True):
             torch.testing.assert_close(direct, update, rtol=3e-6, atol=0)
-        variants: dict[str, Callable[[], object]] = {f"columns of {share:.0%} of the neurons": updated}
-        found += interleave(anew, variants, rounds)
+        found += interleave(anew, {name: updated}, rounds)
     return found
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import lognorm
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -30,3 +33,12 @@ def word_tokenizer(vocabulary: int, longest: int) -> PreTrainedTokenizerFast:
     # other tools ask for these tokens, and no text has them
     named = dict.fromkeys(("bos_token", "eos_token", "pad_token"), words[-1])
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", model_max_length=longest, **named)
+
+
+def lengths(count: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:
+    """[count] tokens of rows as news items have, lognormal with 66 in the mean, from 8 to 400; in random order.
+
+    The middles of as many equal parts of the distribution, so that a few are as long in the mean as many.
+    """
+    parts = lognorm.ppf((np.arange(count) + 0.5) / count, s=0.5, scale=np.exp(4.075))
+    return generator.permutation(np.clip(parts.astype(np.int64), 8, 400))

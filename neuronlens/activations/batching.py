@@ -20,23 +20,38 @@ if TYPE_CHECKING:
 Ints = npt.NDArray[np.int64]
 T = TypeVar("T")
 
+# What a batch costs beside its tokens, as a share of the budget. On a processor GPT-2 small takes as long as for 15 to 20 tokens more, and
+# the head reads its matrix once; the budget there is 1024.
+_START = 32
+
 
 def token_budget_batches(lengths: Sequence[int], budget: int) -> list[Ints]:
-    """Indices of the rows of each batch, shortest rows first.
+    """Indices of the rows of each batch, shortest rows first: the batches that hold the fewest tokens, padding included, where starting one
+    counts as a `_START`th of the budget.
+
+    Few rows differ so much in length that full batches would be padded by a fifth; many are packed nearly full.
 
     Args:
         lengths: [N] tokens of each row.
         budget: most tokens of a batch, padding included; a longer row stands alone.
     """
-    order = np.argsort(np.asarray(lengths, dtype=np.int64), kind="stable")
+    own = np.asarray(lengths, dtype=np.int64)
+    order = np.argsort(own, kind="stable")
+    start = budget // _START
+    least = np.zeros(len(own) + 1, dtype=np.int64)  # of the tokens of the first n rows
+    first = np.zeros(len(own) + 1, dtype=np.int64)  # row of the batch that ends there
+    for end in range(1, len(own) + 1):
+        longest = int(own[order[end - 1]])
+        earliest = max(0, end - max(1, budget // max(1, longest)))
+        tokens = least[earliest:end] + longest * np.arange(end - earliest, 0, -1) + start
+        best = int(tokens.argmin())
+        least[end], first[end] = tokens[best], earliest + best
     batches: list[Ints] = []
-    start = 0
-    for end in range(1, len(order) + 1):
-        # rows come sorted, so the next row's length is what the whole batch would be padded to
-        if end == len(order) or lengths[int(order[end])] * (end + 1 - start) > budget:
-            batches.append(order[start:end])
-            start = end
-    return batches
+    end = len(own)
+    while end:
+        batches.append(order[first[end] : end])
+        end = int(first[end])
+    return batches[::-1]
 
 
 def split_batches(lengths: Sequence[int], split: Sequence[str], budget: int) -> dict[str, list[Ints]]:

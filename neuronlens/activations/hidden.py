@@ -61,6 +61,12 @@ def record_blocks(
         yield outputs
 
 
+def hidden_of(output: Any) -> torch.Tensor:
+    """[B, T, D] of what a block returned."""
+    found: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return found
+
+
 def off_device(output: Any) -> Any:
     """A block's output on the CPU, in the block's own form: a tensor, or a tuple led by it.
 
@@ -94,7 +100,7 @@ class KeptBatch:
     @property
     def nbytes(self) -> int:
         """Memory of the tensors."""
-        hidden = (output[0] if isinstance(output, tuple) else output for output in self.outputs.values())
+        hidden = map(hidden_of, self.outputs.values())
         return sum(tensor.nbytes for tensor in (*hidden, self.answers.predicted, self.answers.confidence))
 
 

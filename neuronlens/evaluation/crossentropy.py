@@ -8,13 +8,14 @@ none of them from above but is wrong by no more than the loss; where that overfl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
-from neuronlens.evaluation.columns import ColumnUpdate
+from neuronlens.evaluation.columns import Block, Update
 from neuronlens.evaluation.head import logit_bytes
+from neuronlens.evaluation.parents import depth_first
 from neuronlens.evaluation.unembedding import Unembedding
 
 
@@ -25,12 +26,14 @@ class Change:
     Attributes:
         places: [R] which of the tokens.
         normed: [R, D] their vectors under the edit, as they enter the unembedding.
-        update: how their logits follow from the unedited ones, if they do.
+        update: how their logits follow from others, if they do.
+        parent: from whose they follow: another change, of the same tokens; None where it is the unedited ones.
     """
 
     places: torch.Tensor
     normed: torch.Tensor
-    update: ColumnUpdate | None = None
+    update: Update | None = None
+    parent: int | None = None
 
 
 @dataclass
@@ -99,31 +102,50 @@ def cross_entropies(
     """
     plain = _Sums.over(unembedding, normed, tokens)
     changed = [_Sums.over(unembedding, change.normed, tokens[change.places]) for change in changes]
-    rows = len(normed)
-    width = max(1, min(unembedding.vocabulary, logit_bytes(normed.device) // (4 * max(1, rows))))
-    linear, final = (torch.empty(rows * width, device=normed.device) for _ in range(2))
-    for start in range(0, unembedding.vocabulary, width):
-        block = slice(start, min(start + width, unembedding.vocabulary))
-        size = block.stop - block.start
-        unedited = _linear(unembedding, normed, block, linear)
-        logits = final[: rows * size].view(rows, size).copy_(unedited)
-        plain.add(unembedding.capped(logits), start)
-        for sums, change in zip(changed, changes, strict=True):
+    order = depth_first([change.parent for change in changes])
+    level: dict[int | None, int] = {None: 0}
+    for i in order:
+        level[i] = level[changes[i].parent] + 1
+    inherited = {change.parent for change in changes if change.update is not None}
+    for start, block, scratch in _blocks(unembedding, len(normed), max(map(level.__getitem__, inherited), default=-1)):
+        unedited = _linear(unembedding, normed, start, block.level(0))
+        plain.add(unembedding.capped(scratch.copy_(unedited)), start)
+        for i in order:
+            change, keep = changes[i], i in inherited
+            out = (block.level(level[i]) if keep else scratch)[: len(change.places)]
             if change.update is None:
-                logits = _linear(unembedding, change.normed, block, final)
+                logits = _linear(unembedding, change.normed, start, out)
             else:
-                before = unedited if len(change.places) == rows else unedited[change.places]
-                logits = final[: before.numel()].view(before.shape)
-                torch.mul(before, change.update.scale, out=logits)
-                logits.addmm_(change.update.coefficients, change.update.columns(unembedding, block))
-            sums.add(unembedding.capped(logits), start)
+                logits = change.update.logits(block, level[change.parent], out)
+            if keep:
+                logits = scratch[: len(out)].copy_(out if logits is out else out.copy_(logits))
+            changed[i].add(unembedding.capped(logits), start)
     return [sums.losses(unembedding) for sums in (plain, *changed)]
 
 
-def _linear(unembedding: Unembedding, normed: torch.Tensor, block: slice, out: torch.Tensor) -> torch.Tensor:
-    """[R, V'] float32 logits before any cap, in the memory of `out`."""
-    size = block.stop - block.start
-    view = out[: len(normed) * size].view(len(normed), size)
+def _blocks(unembedding: Unembedding, tokens: int, levels: int) -> Iterator[tuple[int, Block, torch.Tensor]]:
+    """Where each block of the vocabulary starts, the memory of its logits, and [tokens, V'] more.
+
+    Args:
+        levels: that logits are inherited from, less one; without any, none are.
+    """
+    vocabulary, width = unembedding.weight.shape
+    columns = width + 2 if levels >= 0 else 0
+    device = unembedding.weight.device
+    step = max(1, min(vocabulary, logit_bytes(device) // (4 * max(1, tokens, columns))))
+    rows = columns + (max(0, levels) + 1) * tokens
+    table, scratch = (torch.empty(count * step, device=device) for count in (rows, tokens))
+    for start in range(0, vocabulary, step):
+        size = min(step, vocabulary - start)
+        block = Block(table[: rows * size].view(rows, size), columns, tokens)
+        if columns:
+            unembedding.columns(slice(start, start + size), block.columns)
+        yield start, block, scratch[: tokens * size].view(tokens, size)
+
+
+def _linear(unembedding: Unembedding, normed: torch.Tensor, start: int, out: torch.Tensor) -> torch.Tensor:
+    """[R, V'] float32 logits before any cap, of the vocabulary from `start` on, in the memory of `out`."""
+    block = slice(start, start + out.shape[1])
     if unembedding.weight.dtype == torch.float32:
-        return unembedding.linear(normed, block, view)
-    return view.copy_(unembedding.linear(normed, block))
+        return unembedding.linear(normed, block, out)
+    return out.copy_(unembedding.linear(normed, block))

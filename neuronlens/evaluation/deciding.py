@@ -9,13 +9,13 @@ one token needs (`neuronlens.evaluation.last_block`).
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from neuronlens.activations.batching import Batch
-from neuronlens.activations.hidden import blocks_before
+from neuronlens.activations.hidden import blocks_before, hidden_of, record_blocks
 from neuronlens.activations.readout import deciding_columns, deciding_logits, only_tokens
 from neuronlens.activations.tokens import TokenTracker, resolve_pooling
 from neuronlens.evaluation.head import head_logits
@@ -86,6 +86,15 @@ def edited_passes(
         with one_token_of_last_block(model, deciding_columns(model, given)):
             return deciding_logits(model, given, tokens)
 
+    form: list[Any] = []  # of what a block returns
+
+    def last_vectors(given: Batch) -> torch.Tensor:
+        """[B, 1, D] what the last block gives of the deciding tokens."""
+        with one_token_of_last_block(model, deciding_columns(model, given)), record_blocks(model, [last + 1]) as kept:
+            deciding_logits(model, given, (0,))
+        form[:] = [kept[last + 1]]
+        return hidden_of(form[0])[:, :1]
+
     by_site = sorted(range(len(interventions)), key=lambda i: interventions[i].site)
     for site, places in groupby(by_site, key=lambda i: interventions[i].site):
         own = list(places)
@@ -94,6 +103,9 @@ def edited_passes(
         inner = record_inner(model, site.layer, output, whole) if site.component == "mlp_post" else None
         if site.layer < last and shared is not None:
             passes = shared.passes(dict(zip(own, edits, strict=True)), batch, output, inner, tokens)
+        elif site.layer < last and family_of(model.config.model_type).decoder:
+            ends = stacked_passes(model, edits, together, batch, output, inner, last_vectors)
+            passes = _through_head(model, ends, form, len(batch), tokens)
         elif site.layer < last:
             passes = stacked_passes(model, edits, together, batch, output, inner, one_token)
         elif output is None:  # neurons of the only block: nothing stands before them
@@ -122,12 +134,11 @@ def _single_token_passes(
         output: of the block before the edit.
         inner: of the last block, where its neurons are edited.
     """
-    before: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    before = hidden_of(output)
     hidden = before if inner is None else inner.neurons
     rows, columns = torch.arange(len(hidden), device=hidden.device), columns.to(hidden.device)
     own = hidden[rows, columns][:, None]
-    width = len(tokens) if tokens is not None else _logits_a_row(model)
-    step = max(1, _HEAD_BYTES // (4 * max(width, hidden.shape[-1]) * len(hidden)))
+    step = _edits_at_once(model, len(hidden), hidden.shape[-1], tokens)
     known: dict[Hashable, Dose] = {}
     for start in range(0, len(edits), step):
         vectors, doses = [], []
@@ -153,5 +164,23 @@ def _single_token_passes(
         yield from zip(logits.split(len(hidden)), doses, strict=True)
 
 
-def _logits_a_row(model: PreTrainedModel) -> int:
-    return int(model.config.vocab_size) if family_of(model.config.model_type).decoder else 1
+def _through_head(
+    model: PreTrainedModel,
+    ends: Iterator[tuple[torch.Tensor, Dose]],
+    form: Sequence[Any],
+    rows: int,
+    tokens: Sequence[int] | None,
+) -> Iterator[tuple[torch.Tensor, Dose]]:
+    """Logits instead of what the last block gives [B, 1, D], by one call of the head for many edits: it reads its whole matrix in each."""
+    step = _edits_at_once(model, rows, int(model.config.hidden_size), tokens)
+    while some := list(islice(ends, step)):
+        vectors = torch.cat([end for end, _ in some])
+        with only_tokens(model, tokens):
+            logits = head_logits(model, vectors, form[0])
+        yield from zip(logits.split(rows), (dose for _, dose in some), strict=True)
+
+
+def _edits_at_once(model: PreTrainedModel, rows: int, width: int, tokens: Sequence[int] | None) -> int:
+    """How many edits of so many rows go through the head together."""
+    classes = int(model.config.vocab_size) if family_of(model.config.model_type).decoder else 1
+    return max(1, _HEAD_BYTES // (4 * max(classes if tokens is None else len(tokens), width) * rows))

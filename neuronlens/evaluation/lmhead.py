@@ -7,16 +7,17 @@ models whose head is not known.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from neuronlens.activations.batching import Batch
-from neuronlens.activations.hidden import record_blocks
-from neuronlens.evaluation.columns import ColumnUpdate
+from neuronlens.activations.hidden import hidden_of, record_blocks
+from neuronlens.evaluation.columns import update_between
 from neuronlens.evaluation.crossentropy import Change, cross_entropies, token_losses
 from neuronlens.evaluation.head import head_logits, logit_bytes
+from neuronlens.evaluation.parents import parents
 from neuronlens.evaluation.predictions import Predictions
 from neuronlens.evaluation.unembedding import Unembedding, unembedded_vectors
 from neuronlens.sites import layer_count
@@ -32,13 +33,13 @@ class HiddenChange:
     Attributes:
         places: [R] which of the predictions.
         hidden: [R, 1, D] their edited vectors.
-        neurons: [K] which coordinates of any of them differ from what they were.
+        touched: [R, D] bool, which of their coordinates differ from what they were.
         output: what the last block returned, for its form.
     """
 
     places: torch.Tensor
     hidden: torch.Tensor
-    neurons: torch.Tensor
+    touched: torch.Tensor
     output: Any
 
 
@@ -58,14 +59,26 @@ class LinearHead:
     def losses(self, vectors: torch.Tensor, changes: Sequence[HiddenChange] = ()) -> list[torch.Tensor]:
         """Nats: [P] for the vectors as they are, and [R] under each change of what the last block gives."""
         following = self.predictions.following.to(vectors.device)
-        return cross_entropies(self.unembedding, vectors, following, [self._change(vectors, item) for item in changes])
+        edited = [self._edited(item) for item in changes]
+        found = [Change(item.places.to(vectors.device), normed) for item, normed in zip(changes, edited, strict=True)]
+        columns = ((item.places, item.hidden[:, 0], item.touched) for item in changes)
+        for i, parent in enumerate(parents(*zip(*columns, strict=True)) if changes else ()):
+            places = found[i].places
+            if parent is None:
+                before, touched, rows = vectors[places], changes[i].touched, places
+            else:
+                before, touched = edited[parent], (changes[i].hidden != changes[parent].hidden)[:, 0]
+                rows = torch.arange(len(places), device=places.device)
+            update = update_between(self.unembedding, before, edited[i], touched.to(vectors.device), rows)
+            if update is not None:
+                found[i] = replace(found[i], update=update, parent=parent)
+        return cross_entropies(self.unembedding, vectors, following, found)
 
-    def _change(self, vectors: torch.Tensor, item: HiddenChange) -> Change:
-        places, neurons = item.places.to(vectors.device), item.neurons.to(vectors.device)
-        if not len(places):
-            return Change(places, vectors[places])
-        edited = unembedded_vectors(self.model, lambda: head_logits(self.model, item.hidden, item.output))[:, 0]
-        return Change(places, edited, ColumnUpdate.between(self.unembedding, vectors[places], edited, neurons))
+    def _edited(self, item: HiddenChange) -> torch.Tensor:
+        """[R, D] at the unembedding's entrance."""
+        if not len(item.places):
+            return self.unembedding.weight[:0]
+        return unembedded_vectors(self.model, lambda: head_logits(self.model, item.hidden, item.output))[:, 0]
 
 
 class StockHead:
@@ -80,8 +93,8 @@ class StockHead:
         count = layer_count(self.model.config)
         with record_blocks(self.model, [count]) as outputs:
             _run(self.model, self.batch, logits_to_keep=1)
-        self._output = output = outputs[count]
-        return self.predictions.pick(output[0] if isinstance(output, tuple) else output)
+        self._output = outputs[count]
+        return self.predictions.pick(hidden_of(self._output))
 
     def losses(self, vectors: torch.Tensor, changes: Sequence[HiddenChange] = ()) -> list[torch.Tensor]:
         """Nats: [P] for the vectors as they are, and [R] under each change of what the last block gives."""

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from neuronlens.activations.batching import Batch, Ints, iterate, pad_id_of, token_budget_batches
+from neuronlens.activations.hidden import hidden_of
 from neuronlens.activations.tokens import TokenTracker, resolve_pooling
 from neuronlens.checkpoint import Checkpoint
 from neuronlens.encoding import Encoder, longest_input
@@ -117,10 +118,10 @@ def _change(
 ) -> HiddenChange:
     """What an edit of the last block's output does to the tokens that predict another."""
     output = outputs[layer_count(model.config)]
-    hidden: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    hidden = hidden_of(output)
     tokens = tracker.where(item.positions, resolve_pooling(item.pooling, model.config.model_type)).to(hidden.device)
     own = predictions.pick(hidden)[:, None]
     edited, _ = item.to(hidden.device).apply(own, predictions.pick(tokens)[:, None])
     differs = (edited != own)[:, 0]
     places = differs.any(dim=1).nonzero()[:, 0]
-    return HiddenChange(places, edited[places], differs.any(dim=0).nonzero()[:, 0], output)
+    return HiddenChange(places, edited[places], differs[places], output)

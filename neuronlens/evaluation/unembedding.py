@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from neuronlens.activations.readout import only_tokens
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -30,7 +32,8 @@ def unembedded_vectors(model: PreTrainedModel, forward: Callable[[], Any]) -> to
 
     handle = model.get_output_embeddings().register_forward_pre_hook(cut)
     try:
-        forward()
+        with only_tokens(model, (0,)):
+            forward()
     finally:
         handle.remove()
     return entered[-1]
@@ -106,6 +109,12 @@ class Unembedding:
         if self.bias is None:
             return torch.mm(normed, columns, out=out)
         return torch.addmm(self.bias[block], normed, columns, out=out)
+
+    def columns(self, block: slice, out: torch.Tensor) -> torch.Tensor:
+        """[D + 2, V'] columns of the weight and of `norm_logits` for a block of the vocabulary, in the memory of `out`."""
+        out[:-2].copy_(self.weight[block].T)
+        out[-2:].copy_(self.norm_logits[block].T)
+        return out
 
     def capped(self, logits: torch.Tensor) -> torch.Tensor:
         """The final logits, in place of the linear ones."""

@@ -1,4 +1,4 @@
-"""The logits under an edit of few neurons follow from the unedited ones."""
+"""The logits under an edit follow from others by what it touches."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from neuronlens.evaluation.columns import ColumnUpdate
+from neuronlens.evaluation.columns import Block, ColumnUpdate, EntryUpdate, update_between
 from neuronlens.evaluation.unembedding import Unembedding
 from tests.models import LANGUAGE_MODELS, random_model
 
 NORMS = {"gpt2": "transformer.ln_f", "gpt_neox": "gpt_neox.final_layer_norm"}
-WIDTH = 16
+WIDTH, TOKENS = 16, 6
 
 
 def made(family, seed=0):
@@ -26,51 +26,87 @@ def made(family, seed=0):
     return norm, Unembedding.of(model)
 
 
-def updated(unembedding, normed, update, block=slice(None)):
-    return unembedding.linear(normed)[:, block] * update.scale + update.coefficients @ update.columns(
-        unembedding, block
-    )
+def zeroed(hidden, touched):
+    return hidden.masked_fill(touched, 0)
+
+
+def updated(unembedding, normed, update, start=100, stop=300, level=1):
+    """Logits of a part of the vocabulary, from those in the second level of a block."""
+    part = slice(start, stop)
+    block = Block(torch.full((WIDTH + 2 + 2 * len(normed), stop - start), torch.nan), WIDTH + 2, len(normed))
+    unembedding.columns(part, block.columns)
+    block.level(level).copy_(unembedding.linear(normed, part))
+    rows = len(update.rows) if isinstance(update, ColumnUpdate) else len(update.starts)
+    return update.logits(block, level, torch.empty(rows, stop - start))
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("family", LANGUAGE_MODELS)
 @settings(max_examples=25, deadline=None)
 @given(
-    count=st.integers(1, 12),
+    share=st.sampled_from([0.0, 0.05, 0.3, 0.6]),
+    everywhere=st.booleans(),
     spread=st.floats(0.1, 100),
     mean=st.floats(-3, 3),
     by=st.floats(-5, 5),
     seed=st.integers(0, 99),
 )
-def test_updated_logits_are_those_of_the_edited_vectors(family, count, spread, mean, by, seed):
+def test_updated_logits_are_those_of_the_edited_vectors(family, share, everywhere, spread, mean, by, seed):
     norm, unembedding = made(family, seed)
     generator = torch.Generator().manual_seed(seed)
-    hidden = (torch.randn(6, WIDTH, generator=generator) + mean) * spread
-    neurons = torch.randperm(WIDTH, generator=generator)[:count]
-    edited = hidden.clone()
-    edited[:, neurons] *= by
-    before, after = norm(hidden), norm(edited)
-    update = ColumnUpdate.between(unembedding, before, after, neurons)
-    expected = unembedding.linear(after)
-    block = slice(100, 300)
-    torch.testing.assert_close(
-        updated(unembedding, before, update, block), expected[:, block], rtol=0, atol=5e-6 * float(expected.abs().max())
-    )
+    hidden = (torch.randn(TOKENS, WIDTH, generator=generator) + mean) * spread
+    touched = (torch.rand(1 if everywhere else TOKENS, WIDTH, generator=generator) < share).expand(TOKENS, -1)
+    before, after = norm(hidden), norm(torch.where(touched, by * hidden, hidden))
+    rows = torch.tensor([0, 2, 3, 5])
+    update = update_between(unembedding, before[rows], after[rows], touched[rows], rows)
+    if update is None:  # so much is touched that the product is no more work
+        assert share >= 0.3
+        return
+    expected = unembedding.linear(after)[rows]
+    close = {"rtol": 0, "atol": 1e-5 * float(expected.abs().max())}
+    torch.testing.assert_close(updated(unembedding, before, update), expected[:, 100:300], **close)
+
+
+@torch.inference_mode()
+def test_tokens_with_few_touched_neurons_each_are_sums_of_entries():
+    norm, unembedding = made("gpt2")
+    hidden = torch.randn(TOKENS, WIDTH)
+    of_their_own = torch.eye(TOKENS, WIDTH, dtype=torch.bool)
+    same = torch.zeros_like(of_their_own)
+    same[:, :2] = True
+    for touched, kind in ((of_their_own, EntryUpdate), (same, ColumnUpdate)):
+        before, after = norm(hidden), norm(zeroed(hidden, touched))
+        assert isinstance(update_between(unembedding, before, after, touched, torch.arange(TOKENS)), kind)
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_what_does_not_follow_from_the_touched_neurons_is_no_update(family):
+def test_what_does_not_follow_from_what_is_touched_is_no_update(family):
     norm, unembedding = made(family)
-    hidden = torch.randn(6, WIDTH)
-    edited = hidden.clone()
-    edited[:, :5] = 0
-    before, after = norm(hidden), norm(edited)
-    few = torch.arange(4)
-    assert ColumnUpdate.between(unembedding, before, after, torch.arange(5)) is not None
-    assert ColumnUpdate.between(unembedding, before, after, few) is None
+    hidden, rows = torch.randn(TOKENS, WIDTH), torch.arange(TOKENS)
+    touched = torch.zeros(TOKENS, WIDTH, dtype=torch.bool)
+    touched[:, :5] = True
+    before, after = norm(hidden), norm(zeroed(hidden, touched))
+    less = touched.clone()
+    less[3, 4] = False
+    assert update_between(unembedding, before, after, touched, rows) is not None
+    assert update_between(unembedding, before, after, less, rows) is None
     after[2] = torch.nan
-    assert ColumnUpdate.between(unembedding, before, after, torch.arange(5)) is None
+    assert update_between(unembedding, before, after, touched, rows) is None
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_an_edit_that_takes_nearly_all_of_a_vector_is_no_update(family):
+    """What is left is scaled up, and the roundings of the logits with it."""
+    norm, unembedding = made(family)
+    hidden, rows = torch.randn(TOKENS, WIDTH), torch.arange(TOKENS)
+    touched = torch.zeros(TOKENS, WIDTH, dtype=torch.bool)
+    touched[:, 0] = True
+    for size, kept in ((10.0, True), (10_000.0, False)):
+        hidden[:, 0] = size
+        before, after = norm(hidden), norm(zeroed(hidden, touched))
+        assert (update_between(unembedding, before, after, touched, rows) is not None) == kept
 
 
 @torch.inference_mode()
@@ -78,17 +114,20 @@ def test_another_norm_is_no_update():
     """One that sees more of a vector than its mean and its spread."""
     _, unembedding = made("llama")
     norm = nn.Sequential(nn.RMSNorm(WIDTH), nn.Tanh())
-    hidden = torch.randn(6, WIDTH)
-    edited = hidden.clone()
-    edited[:, :5] = 0
-    assert ColumnUpdate.between(unembedding, norm(hidden), norm(edited), torch.arange(5)) is None
+    hidden = torch.randn(TOKENS, WIDTH)
+    touched = torch.zeros(TOKENS, WIDTH, dtype=torch.bool)
+    touched[:, :5] = True
+    before, after = norm(hidden), norm(zeroed(hidden, touched))
+    assert update_between(unembedding, before, after, touched, torch.arange(TOKENS)) is None
 
 
 @torch.inference_mode()
 def test_no_update_where_it_would_not_pay_or_not_be_exact():
     norm, unembedding = made("llama")
-    hidden = torch.randn(6, WIDTH)
+    hidden, rows = torch.randn(TOKENS, WIDTH), torch.arange(TOKENS)
     before, after = norm(hidden), norm(hidden * torch.linspace(1, 2, WIDTH))
-    assert ColumnUpdate.between(unembedding, before, after, torch.arange(WIDTH)) is None
-    assert ColumnUpdate.between(unembedding, before, after, torch.arange(WIDTH - 1)) is None
-    assert ColumnUpdate.between(unembedding, before.bfloat16(), before.bfloat16(), torch.arange(3)) is None
+    touched = torch.ones(TOKENS, WIDTH, dtype=torch.bool)
+    assert update_between(unembedding, before, after, touched, rows) is None
+    touched[:, 0] = False
+    assert update_between(unembedding, before, after, touched, rows) is None
+    assert update_between(unembedding, before.bfloat16(), before.bfloat16(), touched & False, rows) is None

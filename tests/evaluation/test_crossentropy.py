@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuronlens.evaluation import head
-from neuronlens.evaluation.columns import ColumnUpdate
+from neuronlens.evaluation.columns import ColumnUpdate, EntryUpdate, update_between
 from neuronlens.evaluation.crossentropy import Change, cross_entropies, token_losses
 from neuronlens.evaluation.unembedding import Unembedding
 
@@ -46,24 +46,34 @@ def test_any_block_gives_the_losses_of_whole_logits(at_once, cap, bias, spread, 
     generator = torch.Generator().manual_seed(seed)
     normed = torch.randn(TOKENS, WIDTH, generator=generator)
     tokens = torch.randint(VOCABULARY, (TOKENS,), generator=generator)
+    everywhere, some = torch.arange(TOKENS), torch.tensor([0, 4, 7])
     edited = normed * 0.5
     edited[:, :3] = torch.randn(TOKENS, 3, generator=generator)
-    some = torch.tensor([0, 4, 7])
-    neurons = torch.arange(3)
+    touched = torch.zeros(TOKENS, WIDTH, dtype=torch.bool)
+    touched[:, :3] = True
+    apart = torch.eye(TOKENS, WIDTH, dtype=torch.bool)
+    further = edited.masked_fill(apart, 1.0)
+    columns = update_between(unembedding, normed, edited, touched, everywhere)
+    entries = update_between(unembedding, edited, further, apart, everywhere)
+    assert isinstance(columns, ColumnUpdate)
+    assert isinstance(entries, EntryUpdate)
     changes = [
-        Change(torch.arange(TOKENS), edited, ColumnUpdate.between(unembedding, normed, edited, neurons)),
-        Change(some, edited[some], ColumnUpdate.between(unembedding, normed[some], edited[some], neurons)),
+        Change(everywhere, further, entries, parent=1),
+        Change(everywhere, edited, columns),
+        Change(some, edited[some], update_between(unembedding, normed[some], edited[some], touched[some], some)),
         Change(some, edited[some]),
         Change(some[:0], edited[:0]),
+        Change(everywhere, further, entries, parent=6),
+        Change(everywhere, edited),
+        Change(everywhere, further, update_between(unembedding, further, further, apart, everywhere), parent=0),
     ]
-    assert changes[0].update is not None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(head, "_LOGIT_BYTES", {"cpu": 4 * TOKENS * at_once})
+        patch.setattr(head, "_LOGIT_BYTES", {"cpu": 4 * (WIDTH + 2) * at_once})
         plain, *found = cross_entropies(unembedding, normed, tokens, changes)
-    expected = directly(unembedding, edited, tokens)
+    one, two = directly(unembedding, edited, tokens), directly(unembedding, further, tokens)
     close = {"rtol": 3e-6, "atol": 3e-6 * max(1.0, 4 * spread)}
     torch.testing.assert_close(plain, directly(unembedding, normed, tokens), **close)
-    for losses, wanted in zip(found, (expected, expected[some], expected[some], expected[:0]), strict=True):
+    for losses, wanted in zip(found, (two, one, one[some], one[some], one[:0], two, one, two), strict=True):
         torch.testing.assert_close(losses, wanted, **close)
 
 

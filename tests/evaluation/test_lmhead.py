@@ -37,10 +37,12 @@ def test_both_heads_give_the_losses_of_the_model(checkpoints, family, side):
     places, neurons = torch.tensor([1, 3, 6]), torch.tensor([0, 7])
     edited = hidden[places][:, None].clone()
     edited[..., neurons] = 2.0
+    touched = torch.zeros(3, 16, dtype=torch.bool)
+    touched[:, neurons] = True
     changes = [
-        HiddenChange(places, edited, neurons, output),
-        HiddenChange(places, edited, torch.arange(16), output),
-        HiddenChange(places[:0], edited[:0], neurons[:0], output),
+        HiddenChange(places, edited, touched, output),
+        HiddenChange(places, edited, torch.ones_like(touched), output),
+        HiddenChange(places[:0], edited[:0], touched[:0], output),
     ]
     linear, stock = (head_of(model, batch, predictions, unembedding) for unembedding in (Unembedding.of(model), None))
     assert isinstance(linear, LinearHead)
