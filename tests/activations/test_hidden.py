@@ -23,7 +23,6 @@ from neuronlens.activations.hidden import (
     take_over,
 )
 from neuronlens.activations.readout import Answers, continuations, deciding_logits, read_answers
-from neuronlens.artifact import write_table
 from neuronlens.config import Config
 from neuronlens.encoding import encoder_for, resolve_labels
 from neuronlens.evaluation import scoring as evaluation
@@ -38,14 +37,6 @@ BUDGET = 40
 def empty(monkeypatch):
     """Nothing is handed over from test to test."""
     monkeypatch.setattr(hidden, "_slot", None)
-
-
-@pytest.fixture
-def prepared(tmp_path, dataset):
-    folder = tmp_path / "prepare"
-    folder.mkdir()
-    write_table(folder / "dataset.parquet", dataset.to_table())
-    return folder
 
 
 def settings(checkpoint, *, scoring="constrained", **extraction):

@@ -26,6 +26,11 @@ def made(family, seed=0):
     return norm, Unembedding.of(model)
 
 
+def first_neurons(count):
+    """[N, D] bool, the same of every token."""
+    return (torch.arange(WIDTH) < count).expand(TOKENS, -1)
+
+
 def zeroed(hidden, touched):
     return hidden.masked_fill(touched, 0)
 
@@ -72,9 +77,7 @@ def test_tokens_with_few_touched_neurons_each_are_sums_of_entries():
     norm, unembedding = made("gpt2")
     hidden = torch.randn(TOKENS, WIDTH)
     of_their_own = torch.eye(TOKENS, WIDTH, dtype=torch.bool)
-    same = torch.zeros_like(of_their_own)
-    same[:, :2] = True
-    for touched, kind in ((of_their_own, EntryUpdate), (same, ColumnUpdate)):
+    for touched, kind in ((of_their_own, EntryUpdate), (first_neurons(2), ColumnUpdate)):
         before, after = norm(hidden), norm(zeroed(hidden, touched))
         assert isinstance(update_between(unembedding, before, after, touched, torch.arange(TOKENS)), kind)
 
@@ -84,8 +87,7 @@ def test_tokens_with_few_touched_neurons_each_are_sums_of_entries():
 def test_what_does_not_follow_from_what_is_touched_is_no_update(family):
     norm, unembedding = made(family)
     hidden, rows = torch.randn(TOKENS, WIDTH), torch.arange(TOKENS)
-    touched = torch.zeros(TOKENS, WIDTH, dtype=torch.bool)
-    touched[:, :5] = True
+    touched = first_neurons(5)
     before, after = norm(hidden), norm(zeroed(hidden, touched))
     less = touched.clone()
     less[3, 4] = False
@@ -101,8 +103,7 @@ def test_an_edit_that_takes_nearly_all_of_a_vector_is_no_update(family):
     """What is left is scaled up, and the roundings of the logits with it."""
     norm, unembedding = made(family)
     hidden, rows = torch.randn(TOKENS, WIDTH), torch.arange(TOKENS)
-    touched = torch.zeros(TOKENS, WIDTH, dtype=torch.bool)
-    touched[:, 0] = True
+    touched = first_neurons(1)
     for size, kept in ((10.0, True), (10_000.0, False)):
         hidden[:, 0] = size
         before, after = norm(hidden), norm(zeroed(hidden, touched))
@@ -115,8 +116,7 @@ def test_another_norm_is_no_update():
     _, unembedding = made("llama")
     norm = nn.Sequential(nn.RMSNorm(WIDTH), nn.Tanh())
     hidden = torch.randn(TOKENS, WIDTH)
-    touched = torch.zeros(TOKENS, WIDTH, dtype=torch.bool)
-    touched[:, :5] = True
+    touched = first_neurons(5)
     before, after = norm(hidden), norm(zeroed(hidden, touched))
     assert update_between(unembedding, before, after, touched, torch.arange(TOKENS)) is None
 
@@ -126,8 +126,6 @@ def test_no_update_where_it_would_not_pay_or_not_be_exact():
     norm, unembedding = made("llama")
     hidden, rows = torch.randn(TOKENS, WIDTH), torch.arange(TOKENS)
     before, after = norm(hidden), norm(hidden * torch.linspace(1, 2, WIDTH))
-    touched = torch.ones(TOKENS, WIDTH, dtype=torch.bool)
-    assert update_between(unembedding, before, after, touched, rows) is None
-    touched[:, 0] = False
-    assert update_between(unembedding, before, after, touched, rows) is None
-    assert update_between(unembedding, before.bfloat16(), before.bfloat16(), touched & False, rows) is None
+    for count in (WIDTH, WIDTH - 1):
+        assert update_between(unembedding, before, after, first_neurons(count), rows) is None
+    assert update_between(unembedding, before.bfloat16(), before.bfloat16(), first_neurons(0), rows) is None

@@ -49,14 +49,19 @@ def wide(checkpoints):
     return make
 
 
+def measured(checkpoint):
+    """A model, a batch of it, their shape, and the work of a token in the blocks."""
+    model, batch = checkpoint.model, one_length(checkpoint, 4)
+    rows, tokens = len(batch), batch.input_ids.numel()
+    body = counted(lambda: model.base_model(input_ids=batch.input_ids, attention_mask=batch.attention_mask))
+    return model, batch, Shape.of(checkpoint, tokens / rows), body / tokens
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_work_of_rows(wide, family):
-    checkpoint = wide(family)
-    model, batch = checkpoint.model, one_length(checkpoint, 4)
-    rows, tokens = batch.input_ids.shape[0], batch.input_ids.numel()
-    shape = Shape.of(checkpoint, tokens / rows)
-    body = counted(lambda: model.base_model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)) / tokens
+    model, batch, shape, body = measured(wide(family))
+    rows, tokens = len(batch), batch.input_ids.numel()
     for site in SITES:
         for count in (1, 4):
             edits = [half(model.config, site)] * count
@@ -70,11 +75,8 @@ def test_the_work_of_rows(wide, family):
 @torch.inference_mode()
 @pytest.mark.parametrize("family", LANGUAGE_MODELS)
 def test_the_work_of_text(wide, family):
-    checkpoint = wide(family)
-    model, batch = checkpoint.model, one_length(checkpoint, 4)
-    rows, tokens = batch.input_ids.shape[0], batch.input_ids.numel()
-    shape = Shape.of(checkpoint, tokens / rows)
-    body = counted(lambda: model.base_model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)) / tokens
+    model, batch, shape, body = measured(wide(family))
+    rows, tokens = len(batch), batch.input_ids.numel()
     unedited = counted(lambda: [*text_losses(model, [], batch)])
     for site in SITES:
         item = half(model.config, site)

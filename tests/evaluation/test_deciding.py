@@ -25,6 +25,21 @@ def ragged(checkpoint, side="right", rows=5):
     return collate(encoded, np.arange(rows), pad_id=0, device="cpu", side=side)
 
 
+def logits_like_those_of_whole_passes(model, edits, batch):
+    """Logits of the unedited model and of each edit by short cuts, after they and the doses have been compared."""
+    found = {index: (logits, dose) for index, logits, dose in deciding_passes(model, edits, batch)}
+    assert sorted(found) == list(range(len(edits) + 1))
+    for index, item in enumerate(edits, start=1):
+        logits, dose = found[index]
+        with edit(model, item) as (whole,):
+            full = deciding_logits(model, batch)
+        torch.testing.assert_close(logits, full, rtol=0, atol=2e-6)
+        assert torch.equal(dose.changed, whole.changed)
+        assert torch.equal(dose.looked_at, whole.looked_at)
+    assert hooks(model) == 0
+    return [found[index][0] for index in range(len(edits) + 1)]
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize("logits_at_once", [1, 1 << 30])
 @pytest.mark.parametrize("positions", ["all", "pooled", "last", "prompt"])
@@ -39,20 +54,9 @@ def test_every_edit_has_the_logits_and_the_dose_of_a_whole_pass(
     edits = [half(model.config, site, operator, positions) for site in SITES for operator in ("zero", "dampen")]
     edits += [gated(half(model.config, LAST, positions=positions)), erasing(model.config, LAST, positions)]
     plain = deciding_logits(model, batch)
-    found = {index: (logits, dose) for index, logits, dose in deciding_passes(model, edits, batch)}
-    assert sorted(found) == list(range(len(edits) + 1))
-    assert torch.equal(found[0][0], plain)
-    moved = 0
-    for index, item in enumerate(edits, start=1):
-        logits, dose = found[index]
-        with edit(model, item) as (whole,):
-            full = deciding_logits(model, batch)
-        torch.testing.assert_close(logits, full, rtol=0, atol=2e-6)
-        assert torch.equal(dose.changed, whole.changed)
-        assert torch.equal(dose.looked_at, whole.looked_at)
-        moved += not torch.allclose(logits, plain, atol=1e-4)
-    assert moved > len(edits) / 2
-    assert hooks(model) == 0
+    unedited, *edited = logits_like_those_of_whole_passes(model, edits, batch)
+    assert torch.equal(unedited, plain)
+    assert sum(not torch.allclose(logits, plain, atol=1e-4) for logits in edited) > len(edits) / 2
 
 
 @torch.inference_mode()

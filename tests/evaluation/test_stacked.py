@@ -7,11 +7,9 @@ import torch
 
 from neuronlens.activations.readout import deciding_logits
 from neuronlens.evaluation import stacked
-from neuronlens.evaluation.deciding import deciding_passes
 from neuronlens.evaluation.stacked import Stacked, edits_together
 from neuronlens.interventions.edit import edit
-from tests.conftest import hooks
-from tests.evaluation.test_deciding import ragged
+from tests.evaluation.test_deciding import logits_like_those_of_whole_passes, ragged
 from tests.evaluation.test_suffix import SITES, erasing, gated, half
 from tests.models import FAMILIES
 
@@ -26,16 +24,7 @@ def test_every_edit_has_the_logits_and_the_dose_of_a_whole_pass(checkpoints, fam
     model, batch = checkpoint.model, ragged(checkpoint)
     edits = [half(model.config, site, "zero", positions) for site in SITES for positions in ("all", "pooled", "all")]
     edits += [gated(edits[0]), erasing(model.config, SITES[2], "all")]
-    found = {index: (logits, dose) for index, logits, dose in deciding_passes(model, edits, batch)}
-    assert sorted(found) == list(range(len(edits) + 1))
-    for index, item in enumerate(edits, start=1):
-        logits, dose = found[index]
-        with edit(model, item) as (whole,):
-            full = deciding_logits(model, batch)
-        torch.testing.assert_close(logits, full, rtol=0, atol=2e-6)
-        assert torch.equal(dose.changed, whole.changed)
-        assert torch.equal(dose.looked_at, whole.looked_at)
-    assert hooks(model) == 0
+    logits_like_those_of_whole_passes(model, edits, batch)
 
 
 @torch.inference_mode()
