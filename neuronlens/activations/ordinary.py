@@ -45,9 +45,9 @@ class Ordinary:
     values: Floats
     concept: npt.NDArray[np.str_]
 
-    def without(self, concept: str) -> Floats:
-        """[D, m] the tokens that stand in no row of a concept."""
-        return self.values[:, self.concept != concept]
+    def without(self, concept: str, neurons: Ints | slice = slice(None)) -> Floats:
+        """[D, m] the tokens that stand in no row of a concept, or [K, m] some neurons of them."""
+        return self.values[neurons].take((self.concept != concept).nonzero()[0], axis=1)
 
 
 def collect_ordinary(

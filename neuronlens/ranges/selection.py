@@ -116,8 +116,8 @@ def bounds(
     if kind == "discriminative" and threshold is not None:
         return discriminative_bounds(
             statistics.values[at][neurons],
-            statistics.complement(concept)[neurons],
-            statistics.ordinary.without(concept)[neurons],
+            statistics.complement(concept, neurons),
+            statistics.ordinary.without(concept, neurons),
             threshold,
         )
     if kind == "full" or tau is None:
@@ -145,7 +145,7 @@ def assemble(
     at = statistics.index(concept)
     own, rest = statistics.moments[at], statistics.rest[at]
     parts = [part[neurons] for part in (statistics.values[at], statistics.complement(concept))]
-    inside = [_inside(part, lower, upper) for part in (*parts, statistics.ordinary.without(concept)[neurons])]
+    inside = [_inside(part, lower, upper) for part in (*parts, statistics.ordinary.without(concept, neurons))]
     agreement = fit_agreement(*inside) if identity["gate"] == "agreement" else None
     if agreement is not None:
         inside = [part & agreement.passes(part) for part in inside]

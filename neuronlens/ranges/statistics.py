@@ -72,10 +72,10 @@ class SiteStatistics:
         """Place of a concept."""
         return self.concepts.index(concept)
 
-    def complement(self, concept: str) -> Floats:
-        """[D, n] fit rows of all other concepts, in the order of the concepts."""
+    def complement(self, concept: str, neurons: Ints | slice = slice(None)) -> Floats:
+        """[D, n] fit rows of all other concepts, in the order of the concepts, or [K, n] some neurons of them."""
         at = self.index(concept)
-        return np.concatenate([part for j, part in enumerate(self.values) if j != at], axis=1)
+        return np.concatenate([part[neurons] for j, part in enumerate(self.values) if j != at], axis=1)
 
     def saliency(self, name: str, concept: str) -> Array:
         """[D] scores of the site's neurons for a concept (see `neuronlens.ranges.saliency`). Computed at first use."""
