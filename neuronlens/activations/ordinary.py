@@ -47,7 +47,7 @@ class Ordinary:
 
     def without(self, concept: str, neurons: Ints | slice = slice(None)) -> Floats:
         """[D, m] the tokens that stand in no row of a concept, or [K, m] some neurons of them."""
-        return self.values[neurons].take((self.concept != concept).nonzero()[0], axis=1)
+        return np.asarray(self.values[neurons].take(np.flatnonzero(self.concept != concept), axis=1))
 
 
 def collect_ordinary(
