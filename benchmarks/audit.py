@@ -1,7 +1,8 @@
 """What a whole audit costs, in plain forward passes over its rows, and beside the reference program's algorithm.
 
-Four concepts, the ranges and the whole neurons of each, as in the paper, on GPT-2-small's config with random weights and random tokens. Counts
-are a twentieth of the paper's; what does not grow with them (loading weights, the check of the short cuts on four rows) is left out and said apart.
+Four concepts, the ranges and the whole neurons of each, as in the paper, on GPT-2-small's config with random weights and random tokens.
+Counts are a twentieth of the paper's; what does not grow with them (loading weights, the check of the short cuts on four rows) is left out
+and said apart.
 """
 
 from __future__ import annotations
