@@ -31,6 +31,7 @@ def run() -> Iterator[tuple[str, list[Ratio]]]:
             yield f"{name}: extraction, over the blocks alone on the same batches", extraction(model)
             if isinstance(model, GPT2LMHeadModel):
                 yield f"{name}: every row padded to {FIXED_TOKENS} tokens, over packed rows", [fixed_padding(model)]
+                yield f"{name}: the blocks on batches of other sizes, over {CPU_TOKENS} tokens", batch_sizes(model)
 
 
 def batches(model: PreTrainedModel, rows: int = ROWS) -> list[Batch]:
@@ -77,6 +78,20 @@ def fixed_padding(model: PreTrainedModel, count: int = ROWS, length: int = FIXED
     packed = batches(model, count)
     (ratio,) = interleave(lambda: blocks(model, packed), {"padded": lambda: blocks(model, padded)}, rounds)
     return ratio
+
+
+def batch_sizes(model: PreTrainedModel, count: int = 24, length: int = 128, rounds: int = 3) -> list[Ratio]:
+    """The blocks on rows of one length, which need no padding whatever the batch."""
+    encoded = np.random.default_rng(0).integers(model.config.vocab_size, size=(count, length)).tolist()
+
+    def packed(tokens: int) -> list[Batch]:
+        members = token_budget_batches([length] * count, tokens)
+        return [collate(encoded, own, pad_id=0, device=model.device) for own in members]
+
+    sizes = {f"{tokens} tokens": packed(tokens) for tokens in (CPU_TOKENS // 2, CPU_TOKENS * 3 // 4, CPU_TOKENS * 3)}
+    variants = {name: lambda batches=batches: blocks(model, batches) for name, batches in sizes.items()}
+    usual = packed(CPU_TOKENS)
+    return interleave(lambda: blocks(model, usual), variants, rounds)
 
 
 def blocks(model: PreTrainedModel, rows: Sequence[Batch]) -> None:

@@ -230,6 +230,11 @@ def test_extraction_is_measured_beside_the_blocks(checkpoints, family, monkeypat
         found = extraction.extraction(model, 9, rounds=1)
         assert [ratio.name for ratio in found][1:] == ["the blocks again (noise)"]
         assert extraction.fixed_padding(model, 9, 60, rounds=1).name == "padded"
+        assert [ratio.name for ratio in extraction.batch_sizes(model, 25, 60, rounds=1)] == [
+            "512 tokens",
+            "768 tokens",
+            "3072 tokens",
+        ]
     lengths = sorted(map(len, rows))
     (batch,) = extraction.batches(model, 9)
     assert extraction.padding(9).median == pytest.approx(1 - sum(lengths) / batch.input_ids.numel())
