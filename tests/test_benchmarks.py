@@ -260,6 +260,7 @@ def test_a_whole_audit_says_what_the_reference_program_says():
 def test_the_tables_of_the_document_are_the_results():
     document = tables.DOCUMENT.read_text(encoding="utf-8")
     results = json.loads(RESULTS.read_text(encoding="utf-8"))["results"]
+    assert {*results} == {*BENCHMARKS}
     assert tables.filled(document, results) == document, "run python -m benchmarks, which writes both"
     for name in BENCHMARKS:
         assert f"<!-- {name} -->\n**" in document, f"{name} has no table"
