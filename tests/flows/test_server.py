@@ -16,6 +16,7 @@ RUN = """
 import http.client, signal, urllib.parse
 from flows.server import local_server
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 with local_server(timeout=120) as url:
     try:
         print("up", flush=True)
