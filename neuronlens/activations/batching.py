@@ -29,7 +29,7 @@ def token_budget_batches(lengths: Sequence[int], budget: int) -> list[Ints]:
     """Indices of the rows of each batch, shortest rows first: the batches that hold the fewest tokens, padding included, where starting one
     counts as a `_START`th of the budget.
 
-    Few rows differ so much in length that full batches would be padded by a fifth; many are packed nearly full.
+    Few rows differ so much in length that full batches would be padded a good deal; many are packed nearly full.
 
     Args:
         lengths: [N] tokens of each row.

@@ -122,7 +122,7 @@ class EntryUpdate:
     weights: torch.Tensor
 
     def logits(self, block: Block, level: int, _: torch.Tensor) -> torch.Tensor:
-        """[R, V'], from the logits of a level."""
+        """[R, V'], from the logits of a level, in memory of their own: embedding_bag writes to no other."""
         entries = self.entries.clone()
         entries[self.starts.long()] += level * block.tokens
         # 32-bit places take a path that is twice as fast

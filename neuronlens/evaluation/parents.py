@@ -44,14 +44,18 @@ def parents(
     return found
 
 
-def depth_first(parents: Sequence[int | None]) -> list[int]:
-    """Every edit behind its parent, and in front of the parent's next one."""
+def depth_first(found: Sequence[int | None]) -> list[int]:
+    """Every edit behind its parent, with its own children before the parent's next one.
+
+    Args:
+        found: the parent of each edit, or None.
+    """
     children: dict[int | None, list[int]] = {}
-    for i, parent in enumerate(parents):
+    for i, parent in enumerate(found):
         children.setdefault(parent, []).append(i)
-    found: list[int] = []
+    order: list[int] = []
     waiting = children.get(None, [])[::-1]
     while waiting:
-        found.append(waiting.pop())
-        waiting += children.get(found[-1], [])[::-1]
-    return found
+        order.append(waiting.pop())
+        waiting += children.get(order[-1], [])[::-1]
+    return order
