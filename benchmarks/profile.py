@@ -63,10 +63,12 @@ def passes_over(
     batches = split_batches(lengths, dataset.split, batch_tokens)
     kind = "language_model" if family_of(model.config.model_type).decoder else "classifier"
     checkpoint = SimpleNamespace(model=model, config=model.config, tokenizer=None, kind=kind)
-    keeper = Keeper.of_sites(model, sites, batches, lengths, len(CONCEPTS)) if keep else None
+    keeper = Keeper.of_sites(model, sites, batches, lengths) if keep else None
     labels = Labels(CONCEPTS, (0, 1), CONCEPTS)
     passes = Passes(checkpoint, dataset, encoded, labels, sites, "auto", "constrained", keeper)
-    return sum(len(parts) for parts in passes.over(batches))
+    found = [part for parts in passes.over(batches) for part in parts]
+    passes.answers(found)
+    return len(found)
 
 
 def profile(model: PreTrainedModel, encoded: Sequence[Sequence[int]], batch_tokens: int) -> Profile:

@@ -16,9 +16,8 @@ from benchmarks.extraction import batches
 from benchmarks.measure import Ratio, interleave
 from neuronlens.activations.batching import Batch, collate
 from neuronlens.activations.readout import deciding_logits
-from neuronlens.evaluation.deciding import deciding_passes, edited_passes
+from neuronlens.evaluation.deciding import Unedited, deciding_passes
 from neuronlens.evaluation.shared_prompt import SharedPrompt
-from neuronlens.evaluation.suffix import run_unedited
 from neuronlens.interventions.edit import Intervention, edit
 from neuronlens.interventions.operators import Target
 from neuronlens.sites import COMPONENTS, Site, family_of, layer_count, site_width
@@ -86,7 +85,7 @@ def _all(model: PreTrainedModel, rows: list[Batch], edits: list[Intervention], r
 
 def _one(model: PreTrainedModel, rows: list[Batch], edits: list[Intervention], rounds: int) -> list[Ratio]:
     some, site = edits[:3], edits[0].site
-    kept = [run_unedited(model, edits, lambda batch=batch: deciding_logits(model, batch))[1:] for batch in rows]
+    kept = [Unedited.of(model, edits, batch) for batch in rows]
 
     def full() -> None:
         for batch, item in product(rows, some):
@@ -94,8 +93,8 @@ def _one(model: PreTrainedModel, rows: list[Batch], edits: list[Intervention], r
                 deciding_logits(model, batch)
 
     def resumed() -> None:
-        for batch, (tracker, outputs) in zip(rows, kept, strict=True):
-            for _ in edited_passes(model, some, batch, outputs, tracker):
+        for batch, unedited in zip(rows, kept, strict=True):
+            for _ in deciding_passes(model, some, batch, unedited):
                 pass
 
     (ratio,) = interleave(full, {str(site): resumed}, rounds)
@@ -107,19 +106,18 @@ def _one(model: PreTrainedModel, rows: list[Batch], edits: list[Intervention], r
 def shared_prompts(
     model: PreTrainedModel, rows: int = 12, shared: int = SHARED, own: int = OWN, rounds: int = 3
 ) -> list[Ratio]:
-    """An edit at the middle block, on both sides by what lies behind it; the shared tokens are run once for the rows of one batch."""
+    """Edits at the middle block, on both sides by what lies behind it; the shared tokens are run once for the rows of one batch."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(1, model.config.vocab_size, (rows, shared + own), generator=generator)
     ids[:, :shared] = ids[0, :shared]
     batch = collate(ids.tolist(), np.arange(rows), pad_id=0, device=model.device)
     site = Site(layer_count(model.config) // 2, "resid_post")
-    item = edits_of(model, site)[0]
-    _, tracker, outputs = run_unedited(model, [item], lambda: deciding_logits(model, batch))
-    prompt = SharedPrompt(model, ids[0, :shared].tolist(), [item], 0)
+    edits = edits_of(model, site)[:3]
+    unedited = Unedited.of(model, edits, batch)
+    prompt = SharedPrompt(model, ids[0, :shared].tolist(), edits, 0)
 
     def once(given: SharedPrompt | None = None) -> torch.Tensor:
-        ((_, logits, _),) = edited_passes(model, [item], batch, outputs, tracker, shared=given)
-        return logits
+        return torch.stack([logits for _, logits, _ in deciding_passes(model, edits, batch, unedited, shared=given)])
 
     torch.testing.assert_close(once(prompt), once(), rtol=0, atol=1e-5)
     return interleave(once, {str(site): lambda: once(prompt)}, rounds)

@@ -306,7 +306,7 @@ def test_a_profile_parts_the_time_into_the_model_hooks_and_the_rest(checkpoints)
     assert min(found.hooks, found.inside) > 0
     assert found.hooks + found.inside < 1
     names, shares = zip(*found.functions, strict=True)
-    assert {"capture.read", "capture.on_host", "passes.over", "readout.deciding_logits"} <= set(names)
+    assert {"capture.read", "capture.on_host", "passes.over", "head.hidden_at"} <= set(names)
     assert [*shares] == sorted(shares, reverse=True)
     assert 0 < sum(shares) < 1 - found.inside
 

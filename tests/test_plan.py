@@ -41,9 +41,11 @@ def test_an_audit_has_no_more_edits_than_planned(checkpoints, given, family, mor
     for stage in ("prepare", "extract", "fit", "evaluate"):
         run_stage(stage, config, tmp_path)
     facts = json.loads((tmp_path / "evaluate" / "manifest.json").read_text())["facts"]
-    (foretold,) = [int(what.split()[1]) for what in planned if what.startswith("test: ")]
+    (foretold,) = [int(what.split()[1]) for what in planned if what.startswith("test: ") and " edits by " in what]
     assert facts["edits"] <= foretold <= 3 * facts["edits"]
-    assert any(what.startswith("validation: ") for what in planned) == (config.interventions.tuned is not None)
+    assert any(what.startswith("validation: ") and " edits by " in what for what in planned) == (
+        config.interventions.tuned is not None
+    )
     assert any("perplexity" in what for what in planned) == (family == "gpt2")
 
 
@@ -62,7 +64,8 @@ def test_the_parts_add_up(checkpoints, given):
     words = [step.what for step in found.steps]
     assert sum("ordinary tokens: 3 documents" in what for what in words) == 1
     # three sites, three ways
-    assert sum(what.startswith("test: ") for what in words) == 3
+    assert sum(what.startswith("test: ") and " edits by " in what for what in words) == 3
+    assert sum("unedited, from hidden states of the pass of extract" in what for what in words) == 2
     assert not any("would not fit" in what for what in words)
 
 

@@ -14,6 +14,7 @@ from neuronlens.activations.hidden import Keeper, hand_over, kept_key
 from neuronlens.activations.memory import batch_budget
 from neuronlens.activations.ordinary import OrdinarySample, write_ordinary
 from neuronlens.activations.passes import Pass, Passes
+from neuronlens.activations.readout import Answers
 from neuronlens.activations.store import Activations, plan_shards, rows_table, shard_path, write_shard
 from neuronlens.activations.tokens import resolve_pooling
 from neuronlens.activations.writer import ShardWriter
@@ -56,8 +57,9 @@ def collect_activations(
     encoded = encoder_for(checkpoint, params, labels.room(scoring)).encode(dataset.text)
     budget = batch_budget(batch_tokens, checkpoint.model)
     batches = split_batches([len(ids) for ids in encoded], dataset.split, budget)
-    passes = Passes(checkpoint, dataset, encoded, labels, wanted, pooling, scoring).over(batches)
-    return _assemble([part for parts in passes for part in parts], dataset, encoded, labels)
+    passes = Passes(checkpoint, dataset, encoded, labels, wanted, pooling, scoring)
+    found = [part for parts in passes.over(batches) for part in parts]
+    return _assemble(found, passes.answers(found), dataset, encoded, labels)
 
 
 def extract(
@@ -98,7 +100,7 @@ def extract(
         max_tokens=config.dataset.max_tokens,
         seed=config.seed,
     )
-    keeper = Keeper.of_sites(model, sites, by_split, lengths, len(labels.concepts), keep_bytes)
+    keeper = Keeper.of_sites(model, sites, by_split, lengths, keep_bytes)
     passes = Passes(checkpoint, dataset, encoded, labels, sites, params.pooling, scoring, keeper, sample.rows)
 
     tables: list[pa.Table] = []
@@ -106,9 +108,10 @@ def extract(
         progress = track(running, len(batches), "extract")
         for shard, members in enumerate(shards):
             found = [part for _ in members for part in next(progress)]
+            answers = passes.answers(found)
 
-            def write(shard: int = shard, found: Sequence[Pass] = found) -> None:
-                part = _assemble(found, dataset, encoded, labels)
+            def write(shard: int = shard, found: Sequence[Pass] = found, answers: Answers = answers) -> None:
+                part = _assemble(found, answers, dataset, encoded, labels)
                 for site, values in part.values.items():
                     write_shard(shard_path(out, site, shard), values)
                 tables.append(_shard_rows(part, shard))
@@ -142,16 +145,15 @@ def extract(
 
 
 def _assemble(
-    passes: Sequence[Pass], dataset: Dataset, encoded: Sequence[Sequence[int]], labels: Labels
+    passes: Sequence[Pass], answers: Answers, dataset: Dataset, encoded: Sequence[Sequence[int]], labels: Labels
 ) -> Activations:
-    """The passes' rows as one block, ordered by concept, then row."""
+    """The passes' rows, with the answers on them, as one block, ordered by concept, then row."""
     index = np.concatenate([part.rows for part in passes])
     row = np.array([dataset.row[i] for i in index], dtype=np.int64)
     truth = np.array([labels.concepts.index(dataset.concept[i]) for i in index])
     order = np.lexsort((row, truth))
     index, row, truth = index[order], row[order], truth[order]
-    predicted = np.concatenate([part.answers.predicted.numpy() for part in passes])[order]
-    confidence = np.concatenate([part.answers.confidence.numpy() for part in passes])[order]
+    predicted, confidence = answers.predicted.numpy()[order], answers.confidence.numpy()[order]
     values = {}
     for site in passes[0].values:
         together = np.concatenate([part.values[site] for part in passes])

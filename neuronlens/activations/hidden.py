@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from neuronlens.activations.batching import Ints
+from neuronlens.activations.capture import stand_in
 from neuronlens.activations.memory import available_memory
-from neuronlens.activations.readout import Answers
 from neuronlens.activations.tokens import resolve_pooling
 from neuronlens.artifact import hash_value
 from neuronlens.checkpoint import Checkpoint
@@ -61,26 +61,49 @@ def record_blocks(
         yield outputs
 
 
+@contextlib.contextmanager
+def resume_after(model: PreTrainedModel, count: int, output: Any) -> Iterator[None]:
+    """Within the block, the first `count` blocks compute nothing: the last of them returns `output`.
+
+    Args:
+        count: 0 changes nothing.
+        output: what `record_blocks` kept for `count`, of the same batch.
+    """
+    _, blocks = blocks_of(model)
+    with contextlib.ExitStack() as stack:
+        for index in range(count):
+            stack.enter_context(stand_in(blocks[index], (lambda *_, **__: output) if index == count - 1 else passed_on))
+        yield
+
+
+def passed_on(*args: Any, **kwargs: Any) -> Any:
+    """What a block gives that changes nothing: its hidden states."""
+    return args[0] if args else kwargs["hidden_states"]
+
+
 def hidden_of(output: Any) -> torch.Tensor:
     """[B, T, D] of what a block returned."""
     found: torch.Tensor = output[0] if isinstance(output, tuple) else output
     return found
 
 
-def off_device(output: Any) -> Any:
-    """A block's output on the CPU, in the block's own form: a tensor, or a tuple led by it.
+def like(output: Any, hidden: torch.Tensor) -> Any:
+    """Other hidden states in the form in which a block returned its own: a tensor, or a tuple led by it.
 
     What may stand behind it in a tuple (a cache, attention weights) is left empty: no stock model reads it in a plain forward call, and it
     would keep alive many times the memory.
     """
-    if isinstance(output, tuple):
-        return (output[0].cpu(), *([None] * (len(output) - 1)))
-    return output.cpu()
+    return (hidden, *([None] * (len(output) - 1))) if isinstance(output, tuple) else hidden
+
+
+def off_device(output: Any) -> Any:
+    """A block's output on the CPU, in the block's own form."""
+    return like(output, hidden_of(output).cpu())
 
 
 def on_device(output: Any, device: torch.device) -> Any:
     """What `off_device` gave, on a device."""
-    return (output[0].to(device), *output[1:]) if isinstance(output, tuple) else output.to(device)
+    return like(output, hidden_of(output).to(device))
 
 
 @dataclass(frozen=True)
@@ -90,18 +113,19 @@ class KeptBatch:
     Attributes:
         rows: [B] places in the dataset, in the order of the batch.
         outputs: n -> output of block n - 1, [B, T, D] or a tuple led by it, for every n > 0 that `blocks_before` gives of an audited site.
-        answers: of the rows.
+        deciding: what the last block gave of the token that decides each row, [B, 1, D], in the block's own form.
+        texts: [B] what generation put behind each row, where that answers; else empty.
     """
 
     rows: Ints
     outputs: Mapping[int, Any]
-    answers: Answers
+    deciding: Any
+    texts: Sequence[str] = ()
 
     @property
     def nbytes(self) -> int:
         """Memory of the tensors."""
-        hidden = map(hidden_of, self.outputs.values())
-        return sum(tensor.nbytes for tensor in (*hidden, self.answers.predicted, self.answers.confidence))
+        return sum(hidden_of(output).nbytes for output in (*self.outputs.values(), self.deciding))
 
 
 class Keeper:
@@ -134,7 +158,6 @@ class Keeper:
         sites: Sequence[Site],
         batches: Mapping[str, Sequence[Ints]],
         lengths: Sequence[int],
-        concepts: int,
         budget: int | None = None,
     ) -> Keeper:
         """What edits of the sites start from.
@@ -142,14 +165,14 @@ class Keeper:
         Args:
             batches: split -> its batches.
             lengths: [N] tokens of each row.
-            concepts: how many the answers tell apart.
             budget: bytes; a quarter of the memory that is available now unless told otherwise.
         """
         counts = sorted({blocks_before(site) for site in sites} - {0})
-        token = int(model.config.hidden_size) * model.dtype.itemsize * len(counts)
-        answer = 8 + 4 * concepts  # an int64 index and float32 probabilities
+        vector = int(model.config.hidden_size) * model.dtype.itemsize
         expected = {
-            split: sum(len(rows) * (max(lengths[i] for i in rows) * token + answer) for rows in batches[split])
+            split: sum(
+                len(rows) * (max(lengths[i] for i in rows) * len(counts) + 1) * vector for rows in batches[split]
+            )
             for split in KEPT_SPLITS
             if split in batches
         }

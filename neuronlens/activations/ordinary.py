@@ -17,8 +17,8 @@ import torch
 
 from neuronlens.activations.batching import Batch, Halving, Ints, iterate, pad_id_of, token_budget_batches
 from neuronlens.activations.capture import capture, on_host
+from neuronlens.activations.head import deciding_hidden
 from neuronlens.activations.memory import batch_budget
-from neuronlens.activations.readout import deciding_logits
 from neuronlens.activations.store import Floats, read_shard, write_shard
 from neuronlens.activations.tokens import resolve_pooling
 from neuronlens.artifact import read_table, write_table
@@ -223,7 +223,7 @@ def read_tokens(
 
         def run(batch: Batch) -> dict[Site, Floats]:
             captured.wanted = drawn.places(places[batch.rows])
-            deciding_logits(model, batch)
+            deciding_hidden(model, batch)
             return on_host(captured.tokens)
 
         packed = token_budget_batches([len(ids) for ids in texts], batch_tokens)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
 from neuronlens.activations.batching import Batch, Halving, Ints, iterate, pad_id_of
 from neuronlens.activations.capture import Captured, capture, on_host
-from neuronlens.activations.hidden import Keeper, KeptBatch, off_device, record_blocks
+from neuronlens.activations.head import deciding_hidden, head_logits, vectors_together
+from neuronlens.activations.hidden import Keeper, KeptBatch, hidden_of, off_device, record_blocks
 from neuronlens.activations.ordinary import DrawnTokens
-from neuronlens.activations.readout import Answers, continuations, deciding_logits, needed_tokens, read_answers
+from neuronlens.activations.readout import Answers, continuations, needed_tokens, only_tokens, read_answers
 from neuronlens.activations.store import Floats
 from neuronlens.checkpoint import Checkpoint
 from neuronlens.config import Pooling, Scoring
@@ -30,13 +32,15 @@ class Pass:
         rows: [B] places in the dataset.
         values: site -> [B, D] pooled activations.
         position: [B] column that was pooled, -1 for mean and max.
-        answers: of the unedited model.
+        deciding: what decides the unedited model's answers, as of `deciding_hidden`.
+        texts: [B] what it goes on with, where that answers; else empty.
     """
 
     rows: Ints
     values: Mapping[Site, Floats]
     position: Ints
-    answers: Answers
+    deciding: Any
+    texts: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Passes:
         """What each batch of each split gave: one pass, or the passes over its parts, in the order of its rows.
 
         Raises:
-            NonFiniteActivationError: an activation or a logit is NaN or infinite.
+            NonFiniteActivationError: an activation is NaN or infinite.
             OutOfMemoryError: a single row does not fit.
         """
         model, keeper = self.checkpoint.model, self.keeper
@@ -82,7 +86,7 @@ class Passes:
                     if keeper is not None:
                         if len(parts) == 1:
                             [(whole, outputs)] = parts
-                            keeper.add(split, KeptBatch(whole.rows, outputs, whole.answers))
+                            keeper.add(split, KeptBatch(whole.rows, outputs, off_device(whole.deciding), whole.texts))
                         else:
                             keeper.drop(split)  # these are not the batches that evaluation meets
                     yield [found for found, _ in parts]
@@ -90,10 +94,9 @@ class Passes:
     def _run(self, batch: Batch, captured: Captured, counts: Sequence[int]) -> tuple[Pass, dict[int, object]]:
         """A pass, and the output of block n - 1 for each n of `counts`."""
         model, drawn = self.checkpoint.model, self.drawn
-        classifier = self.checkpoint.kind == "classifier"
         captured.wanted = None if drawn is None else drawn.places(batch.rows)
         with record_blocks(model, counts, off_device) as outputs:
-            logits = deciding_logits(model, batch, needed_tokens(self.labels, self.scoring, classifier=classifier))
+            deciding = deciding_hidden(model, batch)
         values, tokens, position = on_host(captured), on_host(captured.tokens), captured.position.cpu().numpy()
         captured.wanted = None
         self._refuse_non_finite(values, batch)
@@ -101,15 +104,37 @@ class Passes:
         texts: Sequence[str] = ()
         if self.scoring == "generate":
             texts = continuations(model, self.checkpoint.tokenizer, self.encoded, batch.rows, self.labels.longest + 1)
-        answers = read_answers(logits, self.labels, self.scoring, classifier=classifier, texts=texts)
-        for slot in answers.broken:
-            raise NonFiniteActivationError(
-                f"row {self.dataset.row[int(batch.rows[slot])]}: a logit of the unedited model is not finite; "
-                "try checkpoint.dtype=float32, and check the weights"
-            )
         if drawn is not None and tokens:
             drawn.store(batch.rows, tokens)
-        return Pass(batch.rows, values, position, answers), outputs
+        return Pass(batch.rows, values, position, deciding, texts), outputs
+
+    def answers(self, passes: Sequence[Pass]) -> Answers:
+        """What the unedited model answers on the rows of some passes, in their order. The head reads its matrix once for many of them.
+
+        Raises:
+            NonFiniteActivationError: a logit is NaN or infinite.
+        """
+        model, classifier = self.checkpoint.model, self.checkpoint.kind == "classifier"
+        rows = np.concatenate([part.rows for part in passes])
+        texts = [text for part in passes for text in part.texts]
+        needed = needed_tokens(self.labels, self.scoring, classifier=classifier)
+        found = []
+        with torch.inference_mode(), only_tokens(model, needed):
+            vectors = torch.cat([hidden_of(part.deciding) for part in passes])
+            step = vectors_together(model, needed)
+            for start in range(0, len(rows), step):
+                some = slice(start, start + step)
+                logits = head_logits(model, vectors[some], passes[0].deciding)
+                answers = read_answers(logits, self.labels, self.scoring, classifier=classifier, texts=texts[some])
+                for slot in answers.broken:
+                    raise NonFiniteActivationError(
+                        f"row {self.dataset.row[int(rows[some][slot])]}: a logit of the unedited model is not finite; "
+                        "try checkpoint.dtype=float32, and check the weights"
+                    )
+                found.append(answers)
+        return Answers(
+            *(torch.cat(parts) for parts in zip(*((part.predicted, part.confidence) for part in found), strict=True))
+        )
 
     def _refuse_non_finite(self, values: Mapping[Site, Floats], batch: Batch) -> None:
         for site, found in values.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,34 +40,17 @@ class Answers:
         return places
 
 
-def deciding_logits(model: PreTrainedModel, batch: Batch, tokens: Sequence[int] | None = None) -> torch.Tensor:
+def deciding_logits(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     """[B, V] float32: the class logits, or the next-token logits behind the last real token of each row.
 
     The language-model head runs on one position of each row. Stock models cut by column, the same ones for all rows, so what is left to cut
     is cut at the head's entrance; over a batch of rows of many lengths that is most of the head's work.
-
-    Args:
-        tokens: of a language model's vocabulary, the only ones whose logits are needed: [B, len(tokens)].
     """
-    inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    inputs = inputs_of(model, batch)
     if not family_of(model.config.model_type).decoder:
         classes: torch.Tensor = model(**inputs).logits
         return classes.float()
-    inputs |= {"position_ids": batch.position_ids, "use_cache": False}
-    return logits_at(model, inputs, deciding_columns(model, batch), tokens)
-
-
-def logits_at(
-    model: PreTrainedModel, inputs: Mapping[str, Any], columns: torch.Tensor, tokens: Sequence[int] | None = None
-) -> torch.Tensor:
-    """[B, V] float32 next-token logits of a language model behind one column of each row.
-
-    Args:
-        inputs: of the model's forward call.
-        columns: [B] of its `input_ids`.
-        tokens: as of `deciding_logits`.
-    """
-    kept, place = columns.unique(return_inverse=True)
+    kept, place = deciding_columns(model, batch).unique(return_inverse=True)
 
     def own_column(_: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         hidden = args[0]
@@ -76,11 +59,18 @@ def logits_at(
 
     handle = model.get_output_embeddings().register_forward_pre_hook(own_column)
     try:
-        with only_tokens(model, tokens):
-            logits: torch.Tensor = model(**inputs, logits_to_keep=kept).logits
+        logits: torch.Tensor = model(**inputs, logits_to_keep=kept).logits
     finally:
         handle.remove()
     return logits[:, 0].float()
+
+
+def inputs_of(model: PreTrainedModel, batch: Batch) -> dict[str, Any]:
+    """Of the model's forward call over a batch."""
+    inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    if family_of(model.config.model_type).decoder:
+        inputs |= {"position_ids": batch.position_ids, "use_cache": False}
+    return inputs
 
 
 @contextlib.contextmanager

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from neuronlens.activations.head import logit_bytes
 from neuronlens.evaluation.columns import Block, Update
-from neuronlens.evaluation.head import logit_bytes
 from neuronlens.evaluation.parents import depth_first
 from neuronlens.evaluation.unembedding import Unembedding
 

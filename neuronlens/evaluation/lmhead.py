@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from neuronlens.activations.batching import Batch
+from neuronlens.activations.head import head_logits, logit_bytes
 from neuronlens.activations.hidden import hidden_of, record_blocks
 from neuronlens.evaluation.columns import update_between
 from neuronlens.evaluation.crossentropy import Change, cross_entropies, token_losses
-from neuronlens.evaluation.head import head_logits, logit_bytes
 from neuronlens.evaluation.parents import parents
 from neuronlens.evaluation.predictions import Predictions
 from neuronlens.evaluation.unembedding import Unembedding, unembedded_vectors

@@ -21,7 +21,7 @@ from neuronlens.config import DatasetParams, Scoring
 from neuronlens.dataset import Dataset
 from neuronlens.encoding import encoder_for, resolve_labels
 from neuronlens.errors import DatasetError, NonFiniteActivationError
-from neuronlens.evaluation.deciding import deciding_passes, edited_passes
+from neuronlens.evaluation.deciding import Unedited, deciding_passes
 from neuronlens.evaluation.shared_prompt import SharedPrompt
 from neuronlens.interventions.edit import Dose, Edit, edit
 from neuronlens.progress import track
@@ -123,14 +123,16 @@ def score_rows(
         tokens = needed_tokens(labels, scoring, classifier=checkpoint.kind == "classifier")
         if [list(part.rows) for part in kept] != [list(rows[batch]) for batch in batches]:
             kept = ()
+        said: dict[int, str] = {}  # what the unedited model went on with
         for part, members in zip(kept, batches, strict=False):
-            predicted[0, members] = part.answers.predicted.numpy()
-            confidence[0, members] = part.answers.confidence.numpy()[np.arange(len(members)), truth[members]]
+            said |= zip(members.tolist(), part.texts, strict=False)
         iterated = iterate(encoded, batches, pad_id=pad_id, device=device)
         passes = all_deciding(model, interventions, iterated, tokens=tokens, shared=shared, kept=kept)
         for batch, index, logits, dose in track(passes, len(batches) * (len(interventions) + 1), "evaluate"):
             texts: Sequence[str] = ()
-            if scoring == "generate":
+            if scoring == "generate" and not index and said:
+                texts = [said[place] for place in batch.rows.tolist()]
+            elif scoring == "generate":
                 with edit(model, [interventions[index - 1]] if index else []):
                     texts = continuations(model, checkpoint.tokenizer, encoded, batch.rows, labels.longest + 1)
             answers = read_answers(logits, labels, scoring, classifier=checkpoint.kind == "classifier", texts=texts)
@@ -169,7 +171,7 @@ def check_fidelity(
         with edit(model, item):
             full = deciding_logits(model, batch)
         shared = SharedPrompt(model, prompt, [item], 0) if prompt else None
-        *_, (_, resumed, _) = deciding_passes(model, [item], batch, shared=shared)
+        resumed = next(logits for index, logits, _ in deciding_passes(model, [item], batch, shared=shared) if index)
         suffix = max(suffix, float((full - resumed).abs().max()))
     tolerance = _ROUNDINGS * torch.finfo(model.dtype).eps * float(plain.abs().max())
     return no_op, suffix, tolerance
@@ -191,31 +193,21 @@ def all_deciding(
 
     Args:
         tokens, shared: as of `deciding_passes`.
-        kept: what an unedited pass has left of the batches; then the unedited logits are not given.
+        kept: what an unedited pass has left of the batches.
     """
     halving = Halving()
     for batch, left in zip_longest(batches, kept):
 
         def passes(part: Batch, whole: Batch = batch, left: KeptBatch | None = left) -> Iterator[_Pass]:
-            if left is not None and part is whole:
-                yield from _from_kept(model, interventions, part, left, tokens, shared)
-            else:
-                yield from deciding_passes(model, interventions, part, tokens=tokens, shared=shared)
+            known = _unedited(model, part, left) if left is not None and part is whole else None
+            return deciding_passes(model, interventions, part, known, tokens=tokens, shared=shared)
 
         for part, (index, logits, dose) in halving.stream(batch, passes):
             yield part, index, logits, dose
 
 
-def _from_kept(
-    model: PreTrainedModel,
-    interventions: Sequence[Edit],
-    batch: Batch,
-    kept: KeptBatch,
-    tokens: Sequence[int] | None,
-    shared: SharedPrompt | None,
-) -> Iterator[_Pass]:
+def _unedited(model: PreTrainedModel, batch: Batch, kept: KeptBatch) -> Unedited:
     tracker = TokenTracker(model)
     tracker.see(batch.attention_mask, batch.input_ids.shape[1])
     outputs = {count: on_device(output, model.device) for count, output in kept.outputs.items()}
-    for i, logits, dose in edited_passes(model, interventions, batch, outputs, tracker, tokens=tokens, shared=shared):
-        yield i + 1, logits, dose
+    return Unedited(on_device(kept.deciding, model.device), outputs, tracker)

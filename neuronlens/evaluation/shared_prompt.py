@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from neuronlens.activations.batching import Batch
-from neuronlens.activations.hidden import blocks_before, record_blocks
-from neuronlens.activations.readout import deciding_columns, logits_at
+from neuronlens.activations.head import hidden_at
+from neuronlens.activations.hidden import blocks_before, hidden_of, like, record_blocks
+from neuronlens.activations.readout import deciding_columns
 from neuronlens.activations.tokens import TokenTracker
 from neuronlens.evaluation.last_block import one_token_of_last_block
 from neuronlens.evaluation.suffix import Inner, record_inner, resume_before
@@ -84,15 +85,16 @@ class SharedPrompt:
         batch: Batch,
         output: Any,
         inner: Inner | None,
-        tokens: Sequence[int] | None,
     ) -> Iterator[tuple[torch.Tensor, Dose]]:
-        """Deciding logits and dose of whole rows under each of some edits of one site before the last block.
+        """What the last block gives of the deciding tokens, [B, 1, D], under each of some edits of one site before that block.
 
         Args:
             edits: by their place among all interventions.
             batch: whole rows, padded on the right.
             output, inner: what the blocks before the site and its block gave inside, unedited, on whole rows.
-            tokens: as of `deciding_logits`.
+
+        Yields:
+            The vectors and the dose.
         """
         own = slice(self.length, None)
         columns = deciding_columns(self._model, batch) - self.length
@@ -101,13 +103,7 @@ class SharedPrompt:
             "attention_mask": batch.attention_mask,
             "position_ids": batch.position_ids[:, own],
         }
-        behind = (
-            (output[0][:, own], *output[1:])
-            if isinstance(output, tuple)
-            else None
-            if output is None
-            else output[:, own]
-        )
+        behind = None if output is None else like(output, hidden_of(output)[:, own])
         inside = None if inner is None else Inner(inner.attended[:, own], inner.neurons[:, own])
         for place, item in edits.items():
             before, prompt = self._edited(place, item)
@@ -117,9 +113,9 @@ class SharedPrompt:
                 one_token_of_last_block(self._model, columns),
                 edit(self._model, item, tracker=TokenTracker(self._model, "end")) as (dose,),
             ):
-                given = {**inputs, "past_key_values": cache, "use_cache": True}
-                logits = logits_at(self._model, given, columns, tokens)
-            yield logits, Dose(dose.changed + prompt.changed, dose.looked_at + prompt.looked_at, 1)
+                given = {**inputs, "past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
+                deciding = hidden_of(hidden_at(self._model, given, columns))
+            yield deciding, Dose(dose.changed + prompt.changed, dose.looked_at + prompt.looked_at, 1)
 
     def _edited(self, place: int, item: Edit) -> tuple[list[KeysValues], Dose]:
         """Keys and values of all blocks under an edit, and its dose on the shared tokens."""

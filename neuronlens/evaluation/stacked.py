@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from neuronlens.activations.batching import Batch
+from neuronlens.activations.hidden import hidden_of, like
 from neuronlens.config import Pooling, Positions
 from neuronlens.evaluation.suffix import Inner, resume_before
 from neuronlens.interventions.edit import Dose, Edit, edit
@@ -136,11 +137,7 @@ def _batch(batch: Batch, count: int) -> Batch:
 
 
 def _repeated(output: Any, count: int) -> Any:
-    if output is None:
-        return None
-    if isinstance(output, tuple):
-        return (output[0].repeat(count, 1, 1), *output[1:])
-    return output.repeat(count, 1, 1)
+    return None if output is None else like(output, hidden_of(output).repeat(count, 1, 1))
 
 
 def _inner(inner: Inner | None, count: int) -> Inner | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from neuronlens.activations.capture import attach, stand_in
-from neuronlens.activations.hidden import blocks_before, record_blocks
+from neuronlens.activations.hidden import blocks_before, passed_on, record_blocks, resume_after
 from neuronlens.activations.tokens import TokenTracker
 from neuronlens.interventions.edit import Dose, Edit, edit
 from neuronlens.sites import Site, blocks_of, family_of, layer_count, resolve
@@ -24,27 +24,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 T = TypeVar("T")
-
-
-@contextlib.contextmanager
-def resume_after(model: PreTrainedModel, count: int, output: Any) -> Iterator[None]:
-    """Within the block, the first `count` blocks compute nothing: the last of them returns `output`.
-
-    Args:
-        count: 0 changes nothing.
-        output: what `record_blocks` kept for `count`, of the same batch.
-    """
-    _, blocks = blocks_of(model)
-    with contextlib.ExitStack() as stack:
-        for index in range(count):
-            stack.enter_context(
-                stand_in(blocks[index], (lambda *_, **__: output) if index == count - 1 else _passed_on)
-            )
-        yield
-
-
-def _passed_on(*args: Any, **kwargs: Any) -> Any:
-    return args[0] if args else kwargs["hidden_states"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +58,7 @@ def record_inner(model: PreTrainedModel, layer: int, output: Any, forward: Calla
     with contextlib.ExitStack() as stack:
         stack.enter_context(resume_after(model, layer, output))
         for block in blocks[layer + 1 :]:
-            stack.enter_context(stand_in(block, _passed_on))
+            stack.enter_context(stand_in(block, passed_on))
         attention = blocks[layer].get_submodule(family_of(model.config.model_type).attention.module)
         stack.callback(attention.register_forward_hook(keep_attended).remove)
         stack.callback(attach(resolve(model, Site(layer, "mlp_post")), keep_neurons).remove)

@@ -12,9 +12,9 @@ from neuronlens.activations import extract as module
 from neuronlens.activations import passes, store
 from neuronlens.activations.batching import split_batches
 from neuronlens.activations.extract import collect_activations, extract
+from neuronlens.activations.head import deciding_hidden
 from neuronlens.activations.hidden import kept_key, take_over
 from neuronlens.activations.ordinary import collect_ordinary, read_ordinary
-from neuronlens.activations.readout import deciding_logits
 from neuronlens.activations.store import read_activations
 from neuronlens.checkpoint import load_checkpoint
 from neuronlens.config import Config, DatasetParams
@@ -87,18 +87,17 @@ def test_answers_are_the_unedited_models(checkpoints, dataset, family):
         assert found.confidence[i] == pytest.approx(float(logits.softmax(-1)[ids[own]]), rel=1e-4)
 
 
-def small_memory(monkeypatch, tokens, *modules):
+def small_memory(monkeypatch, tokens):
     """Forward calls on more than so many tokens, padding included, fail; returns the sizes of those that did not."""
     ran = []
 
-    def limited(model, batch, *needed):
+    def limited(model, batch):
         if batch.input_ids.numel() > tokens:
             raise torch.OutOfMemoryError("CUDA out of memory")
         ran.append(batch.input_ids.numel())
-        return deciding_logits(model, batch, *needed)
+        return deciding_hidden(model, batch)
 
-    for one in modules or (passes,):
-        monkeypatch.setattr(one, "deciding_logits", limited)
+    monkeypatch.setattr(passes, "deciding_hidden", limited)
     return ran
 
 
@@ -133,8 +132,10 @@ def test_what_is_stored_is_what_is_collected(checkpoints, dataset, prepared, tmp
     collected = collect_activations(checkpoint, dataset, EVERYWHERE, batch_tokens=50)
     for site in collected.sites:
         np.testing.assert_array_equal(sorted_.values[site], collected.values[site])
-    for name in fields:
+    for name in set(fields) - {"confidence"}:
         np.testing.assert_array_equal(getattr(sorted_, name), getattr(collected, name), err_msg=name)
+    confidence = sorted_.confidence.astype(np.float32)  # of rows that went through the head with others
+    np.testing.assert_allclose(confidence, collected.confidence, rtol=1e-5)
 
 
 @pytest.mark.parametrize("scoring", ["constrained", "generate"])
@@ -195,7 +196,9 @@ def test_every_row_is_run_once_and_documents_apart(checkpoints, dataset, prepare
     planned = [rows for found in split_batches(lengths, dataset.split, 60).values() for rows in found]
     assert facts["batches"] == len(planned)
     assert [shape[0] for shape in calls[: len(planned)]] == [len(rows) for rows in planned]
-    assert sum(shape[0] for shape in calls[len(planned) :]) == 3
+    answered, *documents = calls[len(planned) :]
+    assert answered == (len(dataset), 1), "the head, once for all rows"
+    assert sum(shape[0] for shape in documents) == 3
     padded = sum(shape.numel() for shape in calls[: len(planned)])
     assert facts["tokens"] == sum(lengths)
     assert facts["padding_share"] == pytest.approx(1 - sum(lengths) / padded, abs=1e-6)

@@ -12,6 +12,7 @@ from neuronlens.activations import extract as module
 from neuronlens.activations import hidden
 from neuronlens.activations.batching import collate, pad_id_of, token_budget_batches
 from neuronlens.activations.extract import extract
+from neuronlens.activations.head import deciding_hidden
 from neuronlens.activations.hidden import (
     Keeper,
     KeptBatch,
@@ -22,13 +23,14 @@ from neuronlens.activations.hidden import (
     record_blocks,
     take_over,
 )
-from neuronlens.activations.readout import Answers, continuations, deciding_logits, read_answers
+from neuronlens.activations.readout import continuations, deciding_logits
 from neuronlens.config import Config
 from neuronlens.encoding import encoder_for, resolve_labels
 from neuronlens.evaluation import scoring as evaluation
 from neuronlens.evaluation.scoring import score_rows
 from neuronlens.sites import Site
-from tests.models import CLASSIFIERS, FAMILIES, HIDDEN, LANGUAGE_MODELS, LAYERS
+from tests.evaluation.test_suffix import half
+from tests.models import FAMILIES, HIDDEN, LANGUAGE_MODELS, LAYERS
 
 BUDGET = 40
 
@@ -61,9 +63,10 @@ def test_blocks_before_an_edit(site, count):
 def test_what_is_kept_is_what_evaluation_would_compute(
     checkpoints, dataset, prepared, tmp_path, monkeypatch, family, scoring
 ):
-    """The same batches in the same order as `score_rows` meets, the same hidden states and answers, to the bit."""
+    """The same batches in the same order as `score_rows` meets, the same hidden states and, from them, scores, to the bit."""
     checkpoint = checkpoints(family)
-    model, tokenizer = checkpoint.model, checkpoint.tokenizer
+    model, tokenizer, whole = checkpoint.model, checkpoint.tokenizer, evaluation.all_deciding
+    edits = [half(model.config, Site(1, "resid_post")), half(model.config, Site(LAYERS - 1, "resid_post"))]
     config = settings(checkpoint, scoring=scoring)
     extract(config, {"prepare": prepared}, tmp_path / "extract")
     kept = take_over(kept_key(config, checkpoint, dataset, BUDGET))
@@ -73,28 +76,28 @@ def test_what_is_kept_is_what_evaluation_would_compute(
     for split, batches in kept.items():
         met = []
 
-        def passes(_, __, iterated, met=met, **how):
-            for batch in iterated:
-                met.append(batch)
-                yield batch, 0, deciding_logits(model, batch), None
+        def passes(model, edits, iterated, met=met, **how):
+            return whole(model, edits, (met.append(batch) or batch for batch in iterated), **how)
 
-        monkeypatch.setattr(evaluation, "all_deciding", passes)
-        scores = score_rows(checkpoint, dataset, [], split=split, scoring=scoring, batch_tokens=BUDGET)
+        with monkeypatch.context() as patch:
+            patch.setattr(evaluation, "all_deciding", passes)
+            scores = score_rows(checkpoint, dataset, edits, split=split, scoring=scoring, batch_tokens=BUDGET)
         assert len(met) == len(batches) > 0
         encoded = encoder.encode([dataset.text[i] for i in scores.rows])
         for batch, own in zip(met, batches, strict=True):
             assert own.rows.tolist() == scores.rows[batch.rows].tolist()
             with torch.inference_mode(), record_blocks(model, range(LAYERS + 1)) as outputs:
-                logits = deciding_logits(model, batch)
-            steps = labels.longest + 1
-            texts = continuations(model, tokenizer, encoded, batch.rows, steps) if scoring == "generate" else ()
-            answers = read_answers(logits, labels, scoring, classifier=family in CLASSIFIERS, texts=texts)
+                deciding = deciding_hidden(model, batch)
             assert set(own.outputs) == {1, 2, 3}
             for count, output in own.outputs.items():
                 assert torch.equal(output, outputs[count])
-            assert torch.equal(own.answers.predicted, answers.predicted)
-            assert torch.equal(own.answers.confidence, answers.confidence)
-            np.testing.assert_array_equal(scores.predicted[0, batch.rows], answers.predicted)
+            assert torch.equal(own.deciding, deciding)
+            steps = labels.longest + 1
+            texts = continuations(model, tokenizer, encoded, batch.rows, steps) if scoring == "generate" else ()
+            assert [*own.texts] == [*texts]
+        again = score_rows(checkpoint, dataset, edits, split=split, scoring=scoring, batch_tokens=BUDGET, kept=batches)
+        for name in ("predicted", "confidence", "changed", "looked_at"):
+            np.testing.assert_array_equal(getattr(again, name), getattr(scores, name), name)
 
 
 def test_only_what_the_audited_sites_need_is_kept(checkpoints, dataset, prepared, tmp_path):
@@ -107,13 +110,13 @@ def test_only_what_the_audited_sites_need_is_kept(checkpoints, dataset, prepared
 
 
 def kept_bytes(checkpoint, dataset, config, split):
-    """What a split takes: hidden states of the padded batches, and the answers."""
+    """What a split takes: hidden states of the padded batches, and of each row the vector that decides it."""
     encoded = encoder_for(checkpoint, config.dataset).encode(
         [text for text, own in zip(dataset.text, dataset.split, strict=True) if own == split]
     )
     lengths = [len(ids) for ids in encoded]
     padded = sum(len(rows) * max(lengths[i] for i in rows) for rows in token_budget_batches(lengths, BUDGET))
-    return padded * LAYERS * HIDDEN * 4 + len(encoded) * (8 + 4 * len(dataset.concepts))
+    return (padded * LAYERS + len(encoded)) * HIDDEN * 4
 
 
 def test_a_split_is_kept_whole_or_not_at_all(checkpoints, dataset, prepared, tmp_path):
@@ -144,8 +147,8 @@ def test_a_split_is_kept_whole_or_not_at_all(checkpoints, dataset, prepared, tmp
 
 
 def batch_of(rows=2, tokens=3, dtype=torch.float32):
-    answers = Answers(torch.zeros(rows, dtype=torch.long), torch.zeros(rows, 4))
-    return KeptBatch(np.arange(rows), {1: torch.zeros(rows, tokens, HIDDEN, dtype=dtype)}, answers)
+    deciding = torch.zeros(rows, 1, HIDDEN, dtype=dtype)
+    return KeptBatch(np.arange(rows), {1: torch.zeros(rows, tokens, HIDDEN, dtype=dtype)}, deciding)
 
 
 def test_a_split_that_turns_out_larger_is_dropped():
@@ -163,10 +166,10 @@ def test_a_split_that_turns_out_larger_is_dropped():
 def test_a_quarter_of_the_memory_is_kept_at_most(checkpoints, monkeypatch):
     model, sites = checkpoints("bert").model, [Site(0, "resid_post")]
     lengths, batches = [3, 3], {"test": [np.arange(2)]}
-    need = 2 * (3 * HIDDEN * 4 + 8 + 4 * 5)
+    need = 2 * (3 + 1) * HIDDEN * 4
     for available, kept in ((4 * need, {"test"}), (4 * need - 4, set())):
         monkeypatch.setattr(hidden, "available_memory", lambda available=available: available)
-        assert set(Keeper.of_sites(model, sites, batches, lengths, 5).batches) == kept
+        assert set(Keeper.of_sites(model, sites, batches, lengths).batches) == kept
 
 
 def test_an_output_keeps_its_form_and_nothing_that_hangs_on_it():
@@ -176,7 +179,7 @@ def test_an_output_keeps_its_form_and_nothing_that_hangs_on_it():
     assert len(kept) == 3
     assert torch.equal(kept[0], states)
     assert kept[1:] == (None, None)
-    assert dataclasses.replace(batch_of(), outputs={1: kept}).nbytes == states.nbytes + 2 * 8 + 2 * 4 * 4
+    assert dataclasses.replace(batch_of(), outputs={1: kept}).nbytes == states.nbytes + 2 * HIDDEN * 4
 
 
 @torch.inference_mode()

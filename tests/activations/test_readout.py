@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from neuronlens.activations.batching import collate
-from neuronlens.activations.readout import continuations, deciding_logits, named_label, needed_tokens, read_answers
+from neuronlens.activations.readout import (
+    continuations,
+    deciding_logits,
+    named_label,
+    needed_tokens,
+    only_tokens,
+    read_answers,
+)
 from neuronlens.checkpoint import load_checkpoint
 from neuronlens.encoding import Labels
 from tests.conftest import hooks, sentences
@@ -78,7 +85,8 @@ def test_logits_of_some_tokens_are_those_of_all(checkpoints, family):
     encoded = checkpoint.tokenizer(sentences(4))["input_ids"]
     batch = collate(encoded, np.arange(4), pad_id=0, device="cpu")
     tokens = (3, 77, 5)
-    some = deciding_logits(checkpoint.model, batch, tokens)
+    with only_tokens(checkpoint.model, tokens):
+        some = deciding_logits(checkpoint.model, batch)
     torch.testing.assert_close(some, deciding_logits(checkpoint.model, batch)[:, list(tokens)], rtol=1e-5, atol=1e-6)
     assert hooks(checkpoint.model) == 0
 

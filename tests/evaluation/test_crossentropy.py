@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuronlens.evaluation import head
+from neuronlens.activations import head
 from neuronlens.evaluation.columns import ColumnUpdate, EntryUpdate, update_between
 from neuronlens.evaluation.crossentropy import Change, cross_entropies, token_losses
 from neuronlens.evaluation.unembedding import Unembedding

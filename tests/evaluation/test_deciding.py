@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from neuronlens.activations import head
 from neuronlens.activations.batching import collate
 from neuronlens.activations.readout import deciding_logits
-from neuronlens.evaluation import head
 from neuronlens.evaluation.deciding import deciding_passes
 from neuronlens.interventions.edit import edit
 from neuronlens.sites import Site
@@ -48,14 +48,14 @@ def test_every_edit_has_the_logits_and_the_dose_of_a_whole_pass(
     checkpoints, family, positions, logits_at_once, monkeypatch
 ):
     """At every site, in the order of the edits' numbers or not, one by one behind the last block or all at once."""
-    monkeypatch.setattr(head, "_LOGIT_BYTES", {"cpu": logits_at_once})
+    monkeypatch.setattr(head, "_TOGETHER_BYTES", logits_at_once)
     checkpoint = checkpoints(family)
     model, batch = checkpoint.model, ragged(checkpoint)
     edits = [half(model.config, site, operator, positions) for site in SITES for operator in ("zero", "dampen")]
     edits += [gated(half(model.config, LAST, positions=positions)), erasing(model.config, LAST, positions)]
     plain = deciding_logits(model, batch)
     unedited, *edited = logits_like_those_of_whole_passes(model, edits, batch)
-    assert torch.equal(unedited, plain)
+    torch.testing.assert_close(unedited, plain, rtol=0, atol=2e-6)
     assert sum(not torch.allclose(logits, plain, atol=1e-4) for logits in edited) > len(edits) / 2
 
 

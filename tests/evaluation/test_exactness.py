@@ -16,10 +16,11 @@ import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from neuronlens.activations import head
 from neuronlens.activations.batching import collate, token_budget_batches
+from neuronlens.activations.head import deciding_hidden
 from neuronlens.activations.hidden import KeptBatch, blocks_before, off_device, record_blocks
-from neuronlens.activations.readout import Answers, deciding_logits
-from neuronlens.evaluation import deciding, head, text
+from neuronlens.evaluation import deciding, text
 from neuronlens.evaluation.scoring import _ROUNDINGS, all_deciding
 from neuronlens.evaluation.shared_prompt import SharedPrompt
 from neuronlens.evaluation.text import text_losses
@@ -231,12 +232,11 @@ def deciding_by_short_cuts(model, case, encoded, edits, tokens):
     kept, found = [], {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(deciding, "edits_together", lambda *_: case.together)
-        patch.setattr(deciding, "_HEAD_BYTES", case.at_once)
+        patch.setattr(head, "_TOGETHER_BYTES", case.at_once)
         for batch in batches if case.kept else []:
             with record_blocks(model, [blocks_before(item.site) for item in edits], off_device) as outputs:
-                logits = deciding_logits(model, batch, tokens)
-            kept.append(KeptBatch(batch.rows, dict(outputs), Answers(logits.argmax(dim=-1), logits)))
-            found |= {(int(row), 0): (given, 0, 0) for row, given in zip(batch.rows, logits, strict=True)}
+                vectors = deciding_hidden(model, batch)
+            kept.append(KeptBatch(batch.rows, dict(outputs), off_device(vectors)))
         for batch, index, logits, dose in all_deciding(model, edits, batches, tokens=tokens, shared=shared, kept=kept):
             assert (len(logits), logits.dtype) == (len(batch), torch.float32)
             doses = (dose.changed.tolist(), dose.looked_at.tolist()) if index else ([0] * len(batch),) * 2

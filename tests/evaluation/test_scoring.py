@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from neuronlens.activations import head
 from neuronlens.activations.extract import collect_activations
 from neuronlens.checkpoint import load_checkpoint
 from neuronlens.config import DatasetParams
 from neuronlens.encoding import longest_input
-from neuronlens.evaluation import head, scoring
+from neuronlens.evaluation import scoring
 from neuronlens.evaluation.scoring import score_rows
 from neuronlens.evaluation.text import document_losses, perplexity
 from neuronlens.interventions.edit import Intervention
@@ -169,8 +170,8 @@ def test_a_batch_that_does_not_fit_into_memory_is_cut(checkpoints, dataset, fami
     whole = score_rows(checkpoint, dataset, edits)
     passes, failed = scoring.deciding_passes, []
 
-    def short_of_memory(model, interventions, batch, **how):
-        for done, result in enumerate(passes(model, interventions, batch, **how)):
+    def short_of_memory(model, interventions, batch, *unedited, **how):
+        for done, result in enumerate(passes(model, interventions, batch, *unedited, **how)):
             if done == 2 and len(batch) > 3 and len(interventions) > 1:
                 failed.append(len(batch))
                 raise torch.OutOfMemoryError

@@ -14,7 +14,8 @@ from neuronlens.activations.extract import collect_activations
 from neuronlens.activations.ordinary import Ordinary
 from neuronlens.artifact import read_table
 from neuronlens.config import Config, load_config
-from neuronlens.evaluation import scoring, sweep
+from neuronlens.evaluation import sweep
+from neuronlens.evaluation.deciding import Unedited
 from neuronlens.evaluation.measure import MEASURED
 from neuronlens.evaluation.methods import CONTROLS, Method
 from neuronlens.evaluation.questions import COLUMNS
@@ -315,8 +316,8 @@ def test_hidden_states_that_extraction_left_change_no_byte(
     given += ["extract.sites=[resid_post.0,mlp_post.1,resid_post.2]"]
     config = load_config(None, given)
     ran: list[int] = []
-    whole = scoring.deciding_passes
-    monkeypatch.setattr(scoring, "deciding_passes", lambda *args, **how: ran.append(0) or whole(*args, **how))
+    whole = Unedited.of
+    monkeypatch.setattr(Unedited, "of", lambda *args: ran.append(0) or whole(*args))
     for stage in STAGES:
         run_stage(stage, config, tmp_path / "audit")
         if stage == "evaluate":

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from neuronlens.activations import head
 from neuronlens.activations.batching import collate
-from neuronlens.evaluation import head, text
+from neuronlens.evaluation import text
 from neuronlens.evaluation.text import document_losses, text_losses
 from neuronlens.evaluation.unembedding import Unembedding
 from neuronlens.interventions.edit import edit

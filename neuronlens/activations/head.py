@@ -1,0 +1,97 @@
+"""The head: what a model makes of single vectors behind its last block, and how to get at these.
+
+There every token is treated by itself, and one token of a row decides. So the vectors of many rows, and of many edits of them, go through
+the head together, which reads its large matrix once for all of them. The model's own code does it, on a batch of single tokens whose blocks
+return the vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from neuronlens.activations.batching import Batch
+from neuronlens.activations.hidden import hidden_of, like, record_blocks, resume_after
+from neuronlens.activations.readout import deciding_columns, inputs_of, only_tokens
+from neuronlens.sites import family_of, layer_count
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# For a large vocabulary logits are far more than the hidden states, and a processor takes several times as long over what its caches do
+# not hold.
+_LOGIT_BYTES: dict[str, int] = {"cpu": 8 << 20}
+_LOGIT_BYTES_ELSEWHERE = 256 << 20
+
+# Of the logits of single vectors at once. The more of them there are, the less it matters that the whole unembedding is read for them.
+_TOGETHER_BYTES = 64 << 20
+
+
+def logit_bytes(device: torch.device) -> int:
+    """Bytes of logits to hold at once on a device, where all tokens of a text have some."""
+    return _LOGIT_BYTES.get(device.type, _LOGIT_BYTES_ELSEWHERE)
+
+
+def vectors_together(model: PreTrainedModel, tokens: Sequence[int] | None = None, width: int = 0) -> int:
+    """How many single vectors go through the head together.
+
+    Args:
+        tokens: of a language model's vocabulary, the only ones whose logits are needed.
+        width: numbers that a vector takes on the way, if more than the model's own width.
+    """
+    classes = int(model.config.vocab_size) if family_of(model.config.model_type).decoder else 1
+    largest = max(classes if tokens is None else len(tokens), width, int(model.config.hidden_size))
+    return max(1, _TOGETHER_BYTES // (4 * largest))
+
+
+def deciding_hidden(model: PreTrainedModel, batch: Batch) -> Any:
+    """What the last block gives of the token that decides each row: [B, 1, D], in the block's own form (see `hidden_of`).
+
+    The head runs on next to nothing: an encoder's as it is, a decoder's for one token of the vocabulary.
+    """
+    decoder = family_of(model.config.model_type).decoder
+    return hidden_at(
+        model, inputs_of(model, batch) | ({"logits_to_keep": 1} if decoder else {}), deciding_columns(model, batch)
+    )
+
+
+def hidden_at(model: PreTrainedModel, inputs: Mapping[str, Any], columns: torch.Tensor) -> Any:
+    """What the last block gives at one column of each row: [B, 1, D], in the block's own form.
+
+    Args:
+        inputs: of the model's forward call.
+        columns: [B].
+    """
+
+    def own(output: Any) -> Any:
+        hidden = hidden_of(output)
+        rows = torch.arange(len(hidden), device=hidden.device)
+        return like(output, hidden[rows, columns.to(hidden.device)][:, None])
+
+    count = layer_count(model.config)
+    decoder = family_of(model.config.model_type).decoder
+    with record_blocks(model, [count], own) as kept, only_tokens(model, (0,) if decoder else None):
+        model(**inputs)
+    return kept[count]
+
+
+def single_tokens(count: int, device: torch.device) -> Batch:
+    """Rows of one token each, whichever: for a model whose blocks are told what to return."""
+    ids = torch.zeros(count, 1, dtype=torch.long, device=device)
+    return Batch(np.arange(count), ids, torch.ones_like(ids), torch.zeros_like(ids))
+
+
+def head_logits(model: PreTrainedModel, hidden: torch.Tensor, output: Any) -> torch.Tensor:
+    """[N, V] float32 logits of single vectors behind the last block.
+
+    Args:
+        hidden: [N, 1, D].
+        output: what that block returned of any batch, for its form.
+    """
+    inputs = inputs_of(model, single_tokens(len(hidden), model.device))
+    with resume_after(model, layer_count(model.config), like(output, hidden)):
+        logits: torch.Tensor = model(**inputs).logits
+    return (logits[:, -1] if family_of(model.config.model_type).decoder else logits).float()
