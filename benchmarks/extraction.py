@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 
 import numpy as np
 import torch
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
+from benchmarks import profile
 from benchmarks.measure import Ratio, interleave
-from benchmarks.profile import SPLITS, passes_over, rows_of
+from benchmarks.profile import SPLITS, rows_of
 from neuronlens.activations.batching import Batch, collate, split_batches, token_budget_batches
 from neuronlens.activations.memory import CPU_TOKENS
 from neuronlens.sites import family_of
@@ -55,10 +57,11 @@ def extraction(model: PreTrainedModel, count: int = ROWS, rounds: int = 5) -> li
     split = [SPLITS[i % len(SPLITS)] for i in range(count)]
     packed = split_batches([len(ids) for ids in encoded], split, CPU_TOKENS)
     rows = [collate(encoded, own, pad_id=0, device=model.device) for members in packed.values() for own in members]
+    read = deepcopy(model)  # which has hooks from beginning to end
     return interleave(
         lambda: blocks(model, rows),
         {
-            "all 24 sites, answers and hidden states": lambda: passes_over(model, encoded, CPU_TOKENS),
+            "all 24 sites, answers and hidden states": lambda: profile.extraction(read, encoded, CPU_TOKENS),
             "the blocks again (noise)": lambda: blocks(model, rows),
         },
         rounds,
@@ -94,10 +97,11 @@ def batch_sizes(model: PreTrainedModel, count: int = 24, length: int = 128, roun
     return interleave(lambda: blocks(model, usual), variants, rounds)
 
 
-def blocks(model: PreTrainedModel, rows: Sequence[Batch]) -> None:
-    """A forward pass without a head."""
+def blocks(model: PreTrainedModel, rows: Sequence[Batch]) -> Iterator[None]:
+    """Forward passes without a head, batch by batch."""
     for batch in rows:
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
         if family_of(model.config.model_type).decoder:
             inputs |= {"position_ids": batch.position_ids, "use_cache": False}
         model.base_model(**inputs)
+        yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 
@@ -26,10 +26,13 @@ class Ratio:
     seconds: float | None = None
 
 
-def interleave(
-    baseline: Callable[[], object], variants: Mapping[str, Callable[[], object]], rounds: int = 5, *, share: float = 1.0
-) -> list[Ratio]:
+Run = Callable[[], object]
+
+
+def interleave(baseline: Run, variants: Mapping[str, Run], rounds: int = 5, *, share: float = 1.0) -> list[Ratio]:
     """Run the baseline and every variant once a round, after a round that does not count; the order rotates.
+
+    What returns an iterator is run piece by piece, and all that do take turns by the piece: a machine's speed drifts within seconds.
 
     Args:
         share: of the variants' work that the baseline does. Where that is a sample, its times are scaled up.
@@ -38,13 +41,31 @@ def interleave(
     names = list(runs)
     times: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds + 1):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            start = time.process_time()
-            runs[name]()
+        order = names[turn % len(names) :] + names[: turn % len(names)]
+        for name, spent in _seconds({name: runs[name] for name in order}).items():
             if turn:
-                times[name].append(time.process_time() - start)
+                times[name].append(spent)
     found = []
     for name in variants:
         ratios = [own * share / base for own, base in zip(times[name], times["baseline"], strict=True)]
         found.append(Ratio(name, statistics.median(ratios), min(ratios), max(ratios), statistics.median(times[name])))
     return found
+
+
+def _seconds(runs: Mapping[str, Run]) -> dict[str, float]:
+    """Processor time of each run, a piece of each in turn."""
+    spent = dict.fromkeys(runs, 0.0)
+    waiting = {name: _pieces(run) for name, run in runs.items()}
+    while waiting:
+        for name, pieces in [*waiting.items()]:
+            start = time.process_time()
+            if next(pieces, pieces) is pieces:
+                del waiting[name]
+            spent[name] += time.process_time() - start
+    return spent
+
+
+def _pieces(run: Run) -> Iterator[object]:
+    result = run()
+    if isinstance(result, Iterator):
+        yield from result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cProfile
 import pstats
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 from benchmarks.words import lengths
 from neuronlens.activations.batching import split_batches
 from neuronlens.activations.hidden import Keeper
-from neuronlens.activations.passes import Passes
+from neuronlens.activations.passes import Pass, Passes
 from neuronlens.dataset import Dataset
 from neuronlens.encoding import Labels
 from neuronlens.sites import expand_sites, family_of, layer_count
@@ -51,10 +51,14 @@ def rows_of(count: int, *, seed: int = 0) -> list[list[int]]:
     return [generator.integers(1000, 20000, length).tolist() for length in lengths(count, generator)]
 
 
-def passes_over(
+def extraction(
     model: PreTrainedModel, encoded: Sequence[Sequence[int]], batch_tokens: int, *, keep: bool = True
-) -> int:
-    """Extraction without the disk: every site pooled, every row answered, what evaluation starts from kept. How many passes there were."""
+) -> Iterator[int]:
+    """Extraction without the disk: every site pooled, every row answered, what evaluation starts from kept.
+
+    Yields:
+        Passes over a batch, batch by batch; the rows are answered behind the last.
+    """
     places = range(len(encoded))
     split = [SPLITS[i % len(SPLITS)] for i in places]
     dataset = Dataset("rows", places, [""] * len(encoded), [CONCEPTS[i % 2] for i in places], split)
@@ -66,9 +70,18 @@ def passes_over(
     keeper = Keeper.of_sites(model, sites, batches, lengths) if keep else None
     labels = Labels(CONCEPTS, (0, 1), CONCEPTS)
     passes = Passes(checkpoint, dataset, encoded, labels, sites, "auto", "constrained", keeper)
-    found = [part for parts in passes.over(batches) for part in parts]
+    found: list[Pass] = []
+    for parts in passes.over(batches):
+        found += parts
+        yield len(parts)
     passes.answers(found)
-    return len(found)
+
+
+def passes_over(
+    model: PreTrainedModel, encoded: Sequence[Sequence[int]], batch_tokens: int, *, keep: bool = True
+) -> int:
+    """Run `extraction`. How many passes there were."""
+    return sum(extraction(model, encoded, batch_tokens, keep=keep))
 
 
 def profile(model: PreTrainedModel, encoded: Sequence[Sequence[int]], batch_tokens: int) -> Profile:

@@ -5,8 +5,7 @@ The full passes are good ones: rows packed, the head on one position of each row
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import product
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -62,15 +61,15 @@ def sweeps(model: PreTrainedModel, rows: list[Batch], rounds: int = 3) -> list[R
 def _all(model: PreTrainedModel, rows: list[Batch], edits: list[Intervention], rounds: int) -> list[Ratio]:
     some = edits[:: max(1, len(edits) // 4)]  # full passes take so much longer that a few of them are steady enough
 
-    def full() -> None:
-        for batch, item in product(rows, some):
-            with edit(model, item):
-                deciding_logits(model, batch)
+    def full() -> Iterator[None]:
+        for batch in rows:
+            yield _full(model, some, batch)
 
-    def together(tokens: range | None = None) -> None:
+    def together(tokens: range | None = None) -> Iterator[None]:
         for batch in rows:
             for _ in deciding_passes(model, edits, batch, tokens=tokens):
                 pass
+            yield
 
     site = edits[0].site
     variants: dict[str, Callable[[], object]] = {f"{site}": together}
@@ -87,20 +86,26 @@ def _one(model: PreTrainedModel, rows: list[Batch], edits: list[Intervention], r
     some, site = edits[:3], edits[0].site
     kept = [Unedited.of(model, edits, batch) for batch in rows]
 
-    def full() -> None:
-        for batch, item in product(rows, some):
-            with edit(model, item):
-                deciding_logits(model, batch)
+    def full() -> Iterator[None]:
+        for batch in rows:
+            yield _full(model, some, batch)
 
-    def resumed() -> None:
+    def resumed() -> Iterator[None]:
         for batch, unedited in zip(rows, kept, strict=True):
             for _ in deciding_passes(model, some, batch, unedited):
                 pass
+            yield
 
     (ratio,) = interleave(full, {str(site): resumed}, rounds)
     return [
         Ratio(ratio.name, *(value + 1 / len(edits) for value in (ratio.median, ratio.low, ratio.high)), ratio.seconds)
     ]
+
+
+def _full(model: PreTrainedModel, edits: Sequence[Intervention], batch: Batch) -> None:
+    for item in edits:
+        with edit(model, item):
+            deciding_logits(model, batch)
 
 
 def shared_prompts(
