@@ -54,7 +54,7 @@ class Size:
     documents: int = 10
     tokens: int | None = 128
     reference_concepts: int = 1
-    rounds: int = 2
+    rounds: int = 4
 
 
 def run(size: Size | None = None, config: GPT2Config | None = None) -> Iterator[tuple[str, list[Ratio]]]:

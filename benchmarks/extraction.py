@@ -17,6 +17,7 @@ from neuronlens.activations.memory import CPU_TOKENS
 from neuronlens.sites import family_of
 
 ROWS, BATCH_TOKENS = 24, 768
+READ_ROWS = 48
 MANY_ROWS = 3000
 FIXED_TOKENS = 408
 
@@ -51,7 +52,7 @@ def padding(count: int) -> Ratio:
     return Ratio(f"batches of {CPU_TOKENS} tokens", share, share, share)
 
 
-def extraction(model: PreTrainedModel, count: int = ROWS, rounds: int = 5) -> list[Ratio]:
+def extraction(model: PreTrainedModel, count: int = READ_ROWS, rounds: int = 5) -> list[Ratio]:
     """resid_post and mlp_post of all layers pooled on the spot, the answers, and the hidden states that evaluation starts from."""
     encoded = rows_of(count)
     split = [SPLITS[i % len(SPLITS)] for i in range(count)]

@@ -109,7 +109,7 @@ def cross_entropies(
     inherited = {change.parent for change in changes if change.update is not None}
     for start, block, scratch in _blocks(unembedding, len(normed), max(map(level.__getitem__, inherited), default=-1)):
         unedited = _linear(unembedding, normed, start, block.level(0))
-        plain.add(unembedding.capped(scratch.copy_(unedited)), start)
+        plain.add(unembedding.capped(scratch.copy_(unedited) if None in inherited else unedited), start)
         for i in order:
             change, keep = changes[i], i in inherited
             out = (block.level(level[i]) if keep else scratch)[: len(change.places)]

@@ -124,9 +124,30 @@ def test_how_many_are_done_at_once_changes_nothing(checkpoints, family, monkeypa
     for logits, edited, tokens in ((1, 1 << 30, 64), (5000, 1, 64), (1 << 30, 3000, 1), (20000, 5000, 20)):
         monkeypatch.setattr(head, "_LOGIT_BYTES", {"cpu": logits})
         monkeypatch.setattr(text, "_EDITED_BYTES", edited)
-        monkeypatch.setattr(text, "_BATCH_TOKENS", {"cpu": tokens})
+        monkeypatch.setattr(text, "batch_budget", lambda *_, tokens=tokens: tokens)
         apart, _ = document_losses(checkpoint, texts, edits)
         np.testing.assert_allclose(apart, together, rtol=3e-6)
+
+
+def test_documents_that_do_not_fit_into_memory_together_are_run_apart(checkpoints, monkeypatch):
+    """Whatever was found of them before: each loss counts once."""
+    checkpoint = checkpoints("gpt2")
+    edits, texts = [half(checkpoint.config, site) for site in (SITES[2], LAST)], sentences(6, seed=4)
+    whole, counts = document_losses(checkpoint, texts, edits)
+    passes, failed = text._text_losses, []
+
+    def short_of_memory(model, unembedding, interventions, batch):
+        for done, found in enumerate(passes(model, unembedding, interventions, batch)):
+            if done == 1 and len(batch) > 2:
+                failed.append(len(batch))
+                raise torch.OutOfMemoryError
+            yield found
+
+    monkeypatch.setattr(text, "_text_losses", short_of_memory)
+    cut, counts_cut = document_losses(checkpoint, texts, edits)
+    assert failed
+    np.testing.assert_allclose(cut, whole, rtol=3e-6)
+    np.testing.assert_array_equal(counts_cut, counts)
 
 
 @torch.inference_mode()
