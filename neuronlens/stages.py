@@ -66,7 +66,7 @@ STAGES: Mapping[str, Stage] = {
             ("prepare",),
             (*_WORDS, "checkpoint.dtype", "extract", "evaluate.scoring", "evaluate.auxiliary_rows"),
             ("checkpoint", "auxiliary"),
-            method=4,
+            method=5,
         ),
         Stage("fit", "neuronlens.ranges.fit:fit", ("prepare", "extract"), ("fit", "interventions", "seed"), method=4),
         Stage(
@@ -75,7 +75,7 @@ STAGES: Mapping[str, Stage] = {
             ("prepare", "fit"),
             (*_WORDS, "checkpoint.dtype", "extract.pooling", "extract.batch_tokens", "interventions", "evaluate"),
             ("checkpoint", "auxiliary", "questions"),
-            method=5,
+            method=6,
         ),
         Stage(
             "report",

@@ -62,16 +62,20 @@ class LinearHead:
         edited = [self._edited(item) for item in changes]
         found = [Change(item.places.to(vectors.device), normed) for item, normed in zip(changes, edited, strict=True)]
         columns = ((item.places, item.hidden[:, 0], item.touched) for item in changes)
-        for i, parent in enumerate(parents(*zip(*columns, strict=True)) if changes else ()):
+        for i, nearest in enumerate(parents(*zip(*columns, strict=True)) if changes else ()):
             places = found[i].places
-            if parent is None:
-                before, touched, rows = vectors[places], changes[i].touched, places
-            else:
-                before, touched = edited[parent], (changes[i].hidden != changes[parent].hidden)[:, 0]
-                rows = torch.arange(len(places), device=places.device)
-            update = update_between(self.unembedding, before, edited[i], touched.to(vectors.device), rows)
-            if update is not None:
-                found[i] = replace(found[i], update=update, parent=parent)
+            for parent in dict.fromkeys(
+                (nearest, None)
+            ):  # where it does not hold from the nearest edit, it may from the unedited
+                if parent is None:
+                    before, touched, rows = vectors[places], changes[i].touched, places
+                else:
+                    before, touched = edited[parent], (changes[i].hidden != changes[parent].hidden)[:, 0]
+                    rows = torch.arange(len(places), device=places.device)
+                update = update_between(self.unembedding, before, edited[i], touched.to(vectors.device), rows)
+                if update is not None:
+                    found[i] = replace(found[i], update=update, parent=parent)
+                    break
         return cross_entropies(self.unembedding, vectors, following, found)
 
     def _edited(self, item: HiddenChange) -> torch.Tensor:
