@@ -69,7 +69,7 @@ def extraction(model: PreTrainedModel, count: int = READ_ROWS, rounds: int = 5) 
     )
 
 
-def fixed_padding(model: PreTrainedModel, count: int = ROWS, length: int = FIXED_TOKENS, rounds: int = 2) -> Ratio:
+def fixed_padding(model: PreTrainedModel, count: int = READ_ROWS, length: int = FIXED_TOKENS, rounds: int = 2) -> Ratio:
     """The blocks on rows in the order they come in, eight at a time."""
     encoded, padded = rows_of(count), []
     for start in range(0, count, 8):
