@@ -11,13 +11,12 @@ from transformers import BertConfig, BertForSequenceClassification, GPT2Config, 
 
 from benchmarks import profile
 from benchmarks.measure import Ratio, interleave
-from benchmarks.profile import SPLITS, rows_of
 from neuronlens.activations.batching import Batch, collate, split_batches, token_budget_batches
 from neuronlens.activations.memory import CPU_TOKENS
 from neuronlens.sites import family_of
 
 ROWS, BATCH_TOKENS = 24, 768
-READ_ROWS = 48
+READ_ROWS = 48  # where batches are compared with others of the same rows: few rows make small batches
 MANY_ROWS = 3000
 FIXED_TOKENS = 408
 
@@ -39,14 +38,14 @@ def run() -> Iterator[tuple[str, list[Ratio]]]:
 
 def batches(model: PreTrainedModel, rows: int = ROWS) -> list[Batch]:
     """Rows of realistic lengths, sorted and packed."""
-    encoded = rows_of(rows)
+    encoded = profile.rows_of(rows)
     packed = token_budget_batches([len(ids) for ids in encoded], BATCH_TOKENS)
     return [collate(encoded, members, pad_id=0, device=model.device) for members in packed]
 
 
 def padding(count: int) -> Ratio:
     """Of batches of the size that suits a processor."""
-    lengths = [len(ids) for ids in rows_of(count)]
+    lengths = [len(ids) for ids in profile.rows_of(count)]
     batched = sum(len(rows) * lengths[rows[-1]] for rows in token_budget_batches(lengths, CPU_TOKENS))
     share = 1 - sum(lengths) / batched
     return Ratio(f"batches of {CPU_TOKENS} tokens", share, share, share)
@@ -54,8 +53,8 @@ def padding(count: int) -> Ratio:
 
 def extraction(model: PreTrainedModel, count: int = READ_ROWS, rounds: int = 5) -> list[Ratio]:
     """resid_post and mlp_post of all layers pooled on the spot, the answers, and the hidden states that evaluation starts from."""
-    encoded = rows_of(count)
-    split = [SPLITS[i % len(SPLITS)] for i in range(count)]
+    encoded = profile.rows_of(count)
+    split = [profile.SPLITS[i % len(profile.SPLITS)] for i in range(count)]
     packed = split_batches([len(ids) for ids in encoded], split, CPU_TOKENS)
     rows = [collate(encoded, own, pad_id=0, device=model.device) for members in packed.values() for own in members]
     read = deepcopy(model)  # which has hooks from beginning to end
@@ -71,7 +70,7 @@ def extraction(model: PreTrainedModel, count: int = READ_ROWS, rounds: int = 5) 
 
 def fixed_padding(model: PreTrainedModel, count: int = READ_ROWS, length: int = FIXED_TOKENS, rounds: int = 2) -> Ratio:
     """The blocks on rows in the order they come in, eight at a time."""
-    encoded, padded = rows_of(count), []
+    encoded, padded = profile.rows_of(count), []
     for start in range(0, count, 8):
         own = range(start, min(start + 8, count))
         ids, mask = torch.zeros(2, len(own), length, dtype=torch.long)

@@ -52,11 +52,11 @@ def check(config: Config) -> Inputs:
     return Inputs(checkpoint, dataset, labels, sites)
 
 
-def prepare(config: Config, inputs: Mapping[str, Path], out: Path) -> dict[str, object]:  # noqa: ARG001  (the first stage has no inputs)
+def prepare(config: Config, _inputs: Mapping[str, Path], out: Path) -> dict[str, object]:
     """The stage: dataset.parquet, and in the manifest what it was checked against.
 
     Args:
-        inputs: nothing.
+        _inputs: nothing, since no stage comes before.
         out: an empty folder.
 
     Returns:

@@ -29,7 +29,7 @@ def copy(checkpoints, tmp_path):
 
 def refused(path, **how) -> str:
     with pytest.raises(CheckpointError) as caught:
-        load_checkpoint(path, **how).model  # noqa: B018  (the weights are read at first use)
+        _ = load_checkpoint(path, **how).model  # the weights are read at first use
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -196,7 +196,7 @@ def test_code_beside_a_checkpoint_is_never_run(copy, tmp_path):
     for auto_map in ({"AutoConfig": "code.Config"}, {"AutoModelForSequenceClassification": "code.Model"}):
         set_config(folder, auto_map=auto_map)
         with contextlib.suppress(CheckpointError):
-            load_checkpoint(folder).model  # noqa: B018  (read at first use)
+            _ = load_checkpoint(folder).model  # read at first use
         assert not (tmp_path / "ran").exists()
 
 
@@ -212,7 +212,7 @@ def test_a_checkpoint_without_tokenizer(copy):
     for file in folder.glob("tokenizer*"):
         file.unlink()
     with pytest.raises(CheckpointError, match=r"holds no tokenizer\. Save it beside the weights"):
-        load_checkpoint(folder).tokenizer  # noqa: B018  (read at first use)
+        _ = load_checkpoint(folder).tokenizer  # read at first use
 
 
 # ---- the hub, from a local cache

@@ -21,7 +21,7 @@ Ints = npt.NDArray[np.int64]
 T = TypeVar("T")
 
 # What a batch costs beside its tokens, as a share of the budget. On a processor GPT-2 small takes as long as for 15 to 20 tokens more, and
-# the head reads its matrix once; the budget there is 1024.
+# where edits are run the head reads its matrix once; the budget there is 1024.
 _START = 32
 
 

@@ -48,18 +48,14 @@ def vectors_together(model: PreTrainedModel, tokens: Sequence[int] | None = None
 
 
 def deciding_hidden(model: PreTrainedModel, batch: Batch) -> Any:
-    """What the last block gives of the token that decides each row: [B, 1, D], in the block's own form (see `hidden_of`).
-
-    The head runs on next to nothing: an encoder's as it is, a decoder's for one token of the vocabulary.
-    """
-    decoder = family_of(model.config.model_type).decoder
-    return hidden_at(
-        model, inputs_of(model, batch) | ({"logits_to_keep": 1} if decoder else {}), deciding_columns(model, batch)
-    )
+    """What the last block gives of the token that decides each row: [B, 1, D], in the block's own form (see `hidden_of`)."""
+    return hidden_at(model, inputs_of(model, batch), deciding_columns(model, batch))
 
 
 def hidden_at(model: PreTrainedModel, inputs: Mapping[str, Any], columns: torch.Tensor) -> Any:
     """What the last block gives at one column of each row: [B, 1, D], in the block's own form.
+
+    An encoder's head, which is small, runs as it is; a decoder's at one column, for one token of the vocabulary.
 
     Args:
         inputs: of the model's forward call.
@@ -74,7 +70,7 @@ def hidden_at(model: PreTrainedModel, inputs: Mapping[str, Any], columns: torch.
     count = layer_count(model.config)
     decoder = family_of(model.config.model_type).decoder
     with record_blocks(model, [count], own) as kept, only_tokens(model, (0,) if decoder else None):
-        model(**inputs)
+        model(**inputs, **({"logits_to_keep": 1} if decoder else {}))
     return kept[count]
 
 

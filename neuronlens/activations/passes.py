@@ -111,6 +111,8 @@ class Passes:
     def answers(self, passes: Sequence[Pass]) -> Answers:
         """What the unedited model answers on the rows of some passes, in their order. The head reads its matrix once for many of them.
 
+        Between two batches it may be asked for: what was captured of the first has been read by then.
+
         Raises:
             NonFiniteActivationError: a logit is NaN or infinite.
         """

@@ -159,8 +159,11 @@ def _read_row(path: Path, site: Site, neuron: int) -> Floats:
 
 
 @lru_cache(maxsize=256)
-def _footer(path: Path, size: int, modified: int) -> Any:  # noqa: ARG001  (a file that has changed has another footer)
-    """What a shard says of itself. It takes as long to read as a neuron, and whoever looks at one neuron looks at others."""
+def _footer(path: Path, _size: int, _modified: int) -> Any:
+    """What a shard says of itself. It takes as long to read as a neuron, and whoever looks at one neuron looks at others.
+
+    A file of another size or time is another file: they are part of the key under which a footer is kept.
+    """
     import pyarrow.parquet as pq
 
     return pq.read_metadata(path)

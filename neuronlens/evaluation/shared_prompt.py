@@ -113,7 +113,7 @@ class SharedPrompt:
                 one_token_of_last_block(self._model, columns),
                 edit(self._model, item, tracker=TokenTracker(self._model, "end")) as (dose,),
             ):
-                given = {**inputs, "past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
+                given = {**inputs, "past_key_values": cache, "use_cache": True}
                 deciding = hidden_of(hidden_at(self._model, given, columns))
             yield deciding, Dose(dose.changed + prompt.changed, dose.looked_at + prompt.looked_at, 1)
 

@@ -154,7 +154,9 @@ def _train(
 def _weighted_loss(weighty: Sequence[int]) -> Callable[..., torch.Tensor]:
     """Next-token cross-entropy in nats, a weighted mean over real tokens in which the `weighty` ones count more."""
 
-    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:  # noqa: ARG001  (the Trainer passes it)
+    def loss(
+        outputs: Any, labels: torch.Tensor, **_: Any
+    ) -> torch.Tensor:  # the Trainer also passes the number of items
         target = labels[:, 1:].flatten()
         each = F.cross_entropy(outputs.logits[:, :-1].flatten(0, 1), target, reduction="none")  # 0 where padded (-100)
         weight = 1.0 + (_LABEL_WEIGHT - 1.0) * torch.isin(target, torch.tensor(weighty))
