@@ -26,8 +26,9 @@ from neuronlens.activations.batching import collate, split_batches
 from neuronlens.activations.memory import batch_budget
 from neuronlens.artifact import read_table, write_table
 from neuronlens.checkpoint import open_checkpoint
-from neuronlens.config import Config, load_config
+from neuronlens.config import Config
 from neuronlens.evaluation import scoring
+from neuronlens.params import load_config
 from neuronlens.plan import plan
 from neuronlens.stages import release_memory, run_stage
 

@@ -199,7 +199,7 @@ def _config(
     params: Path | None, overrides: Sequence[str] | None, flags: Mapping[str, str | None] | None = None
 ) -> Config:
     """The configuration that file, flags and --set make together; flags are strings, never YAML."""
-    from neuronlens.config import load_config
+    from neuronlens.params import load_config
 
     default = Path("params.yaml")
     given = {key: value for key, value in (flags or {}).items() if value is not None}

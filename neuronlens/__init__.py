@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from neuronlens.activations.extract import collect_activations as collect_activations
     from neuronlens.checkpoint import load_checkpoint as load_checkpoint
     from neuronlens.config import Config as Config
-    from neuronlens.config import load_config as load_config
     from neuronlens.dataset import load_dataset as load_dataset
     from neuronlens.evaluation.methods import Method as Method
     from neuronlens.evaluation.sweep import evaluate_methods as evaluate_methods
     from neuronlens.interventions.edit import Intervention as Intervention
     from neuronlens.interventions.edit import edit as edit
+    from neuronlens.params import load_config as load_config
     from neuronlens.ranges.selection import fit_ranges as fit_ranges
     from neuronlens.ranges.statistics import fit_statistics as fit_statistics
 
@@ -41,7 +41,7 @@ _HOMES = {
     "fit_ranges": "ranges.selection",
     "fit_statistics": "ranges.statistics",
     "load_checkpoint": "checkpoint",
-    "load_config": "config",
+    "load_config": "params",
     "load_dataset": "dataset",
 }
 __all__ = list(_HOMES)

@@ -20,11 +20,11 @@ from flows.cli import main
 from neuronlens.activations.extract import collect_activations
 from neuronlens.artifact import read_table
 from neuronlens.checkpoint import load_checkpoint
-from neuronlens.config import load_config
 from neuronlens.dataset import load_dataset
 from neuronlens.errors import NonFiniteActivationError
 from neuronlens.evaluation.sweep import Method, evaluate_methods
 from neuronlens.interventions.edit import Intervention
+from neuronlens.params import load_config
 from neuronlens.ranges.selection import fit_ranges
 from neuronlens.ranges.statistics import fit_statistics
 from neuronlens.ranges.tables import read_ranges

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GPT2Config
 
-from benchmarks import audit, extraction, fit, profile, selectivity, storage, suffix, tables
+from benchmarks import audit, extraction, fit, profile, selectivity, selectivity_tables, storage, suffix, tables
 from benchmarks.__main__ import BENCHMARKS, RESULTS
 from benchmarks.measure import interleave
 from neuronlens.activations.batching import collate
@@ -125,8 +125,8 @@ def test_no_text_is_in_two_splits_or_known_to_a_model():
     [(0.1, 0.3, "above"), (-0.3, -0.1, "below"), (-0.1, 0.1, "undecided"), (0.0, 0.1, "undecided")],
 )
 def test_only_an_interval_clear_of_zero_decides(low, high, word):
-    assert selectivity.verdict({"mean": (low + high) / 2, "low": low, "high": high, "splits": []}) == word
-    assert selectivity.verdict(None) == "unreached"
+    assert selectivity_tables.verdict({"mean": (low + high) / 2, "low": low, "high": high, "splits": []}) == word
+    assert selectivity_tables.verdict(None) == "unreached"
 
 
 def _matched(method, against, verdicts):
@@ -148,7 +148,7 @@ def test_the_reading_names_where_a_claim_fails():
         {"family": "paper", "measure": measure, "complement_drop": drop}
         for measure, drop in (("accuracy", -0.01), ("accuracy", None), ("accuracy", 0.2), ("confidence", 0.03))
     ]
-    claim, tuned, room = selectivity.readings(rows, losses)
+    claim, tuned, room = selectivity_tables.readings(rows, losses)
     place = "language model, resid_post.1"
     for measure in ("accuracy", "confidence"):
         assert f"in {measure} holds in 2 of 4 comparisons" in claim
@@ -163,7 +163,7 @@ def test_the_reading_names_where_a_claim_fails():
 
 
 def test_a_claim_that_is_never_decided_is_said_once():
-    claim, *_ = selectivity.readings([*_matched("paper", "whole", ["undecided"] * 5)], [])
+    claim, *_ = selectivity_tables.readings([*_matched("paper", "whole", ["undecided"] * 5)], [])
     assert "in accuracy holds in 0 of 5 comparisons, undecided in all; in confidence holds in 0 of 5" in claim
 
 
@@ -180,12 +180,12 @@ def test_a_path_needs_no_more_than_its_own_settings(settings):
 
 def test_what_is_written_can_be_read(combined, tmp_path):
     file = tmp_path / "selectivity.json"
-    selectivity.write_results(file, combined, {"seeds": SEEDS})
+    selectivity_tables.write_results(file, combined, {"seeds": SEEDS})
     read = json.loads(file.read_text(encoding="utf-8"))
     assert read["seeds"] == list(SEEDS)
     for name, rows in combined.items():
         assert len(read[name]) == len(rows)
-    table = selectivity.markdown(combined, len(SEEDS))
+    table = selectivity_tables.markdown(combined, len(SEEDS), selectivity.BEST)
     for family in selectivity.BEST:
         assert f"| {family} | " in table
     widths = [line.count("|") for line in table.splitlines() if line.startswith("|")]
@@ -224,7 +224,7 @@ def test_edits_are_measured_at_three_blocks_and_both_components(checkpoints, fam
 @pytest.mark.parametrize("family", ["gpt2", "bert"])
 def test_extraction_is_measured_beside_the_blocks(checkpoints, family, monkeypatch):
     rows = [[token % 80 for token in row[:30]] for row in profile.rows_of(9)]
-    monkeypatch.setattr(extraction, "rows_of", lambda count: rows[:count])
+    monkeypatch.setattr(profile, "rows_of", lambda count: rows[:count])
     model = checkpoints(family).model
     with torch.inference_mode():
         found = extraction.extraction(model, 9, rounds=1)

@@ -12,8 +12,9 @@ from hypothesis import example as such_as
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuronlens.config import PRESETS, Config, config_schema, load_config, parse_override
+from neuronlens.config import PRESETS, Config, config_schema
 from neuronlens.errors import ConfigError
+from neuronlens.params import load_config, parse_override
 from tests.conftest import ROOT
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flows.engine import run_audit
-from neuronlens.config import load_config
+from neuronlens.params import load_config
 from tests.conftest import labelled
 from tests.models import save_checkpoint
 

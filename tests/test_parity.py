@@ -16,8 +16,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from neuronlens.artifact import read_table
-from neuronlens.config import load_config
 from neuronlens.dataset import Dataset, read_dataset
+from neuronlens.params import load_config
 from neuronlens.stages import run_stage
 from tests.conftest import sentences
 from tests.models import CONCEPTS, WORDS, random_model, tokenizer

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from neuronlens.artifact import write_table
-from neuronlens.config import load_config
+from neuronlens.params import load_config
 from neuronlens.plan import plan
 from neuronlens.stages import run_stage
 from tests.conftest import labelled, sentences

@@ -12,7 +12,7 @@ import pytest
 
 from neuronlens.activations.store import read_activations
 from neuronlens.artifact import read_table
-from neuronlens.config import load_config
+from neuronlens.params import load_config
 from neuronlens.sites import Site
 from neuronlens.stages import STAGES, run_stage
 from tests import planted

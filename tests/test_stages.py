@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from neuronlens.artifact import TIMING, is_intact, read_manifest
-from neuronlens.config import load_config
 from neuronlens.errors import ArtifactError, UserError
+from neuronlens.params import load_config
 from neuronlens.stages import STAGES, audit_id, run_stage, stage_inputs, stage_params, why_not_current
 from tests.conftest import labelled, sentences
 

@@ -12,10 +12,10 @@ import torch
 from neuronlens.activations.extract import collect_activations
 from neuronlens.activations.ordinary import collect_ordinary
 from neuronlens.artifact import write_table
-from neuronlens.config import load_config
 from neuronlens.evaluation import sweep
 from neuronlens.evaluation.methods import CONTROLS, Method, by_place, distinct, read_methods
 from neuronlens.evaluation.sweep import evaluate_methods
+from neuronlens.params import load_config
 from neuronlens.ranges.fit import sweep_ranges
 from neuronlens.ranges.leace import fit_erasures, write_erasures
 from neuronlens.ranges.selection import Ranges, fit_ranges

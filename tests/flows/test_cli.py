@@ -15,7 +15,8 @@ import yaml
 
 from flows import engine
 from flows.cli import main
-from neuronlens.config import Config, config_schema, load_config
+from neuronlens.config import Config, config_schema
+from neuronlens.params import load_config
 from neuronlens.stages import STAGES, audit_id
 from tests.conftest import ROOT
 

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
-from neuronlens.config import PRESETS, load_config
+from neuronlens.config import PRESETS
 from neuronlens.example import PROMPT, Example
+from neuronlens.params import load_config
 from neuronlens.stages import STAGES, run_stage
 from tests.conftest import ROOT
 

@@ -12,9 +12,10 @@ import pyarrow as pa
 
 from neuronlens.activations.store import Activations
 from neuronlens.artifact import write_manifest, write_table
-from neuronlens.config import Config, load_config
+from neuronlens.config import Config
 from neuronlens.evaluation.measure import MEASURED
 from neuronlens.evaluation.questions import COLUMNS as QUESTION_COLUMNS
+from neuronlens.params import load_config
 from neuronlens.ranges.fit import sweep_ranges
 from neuronlens.ranges.statistics import fit_statistics
 from neuronlens.ranges.tables import ranges_table, statistics_table
