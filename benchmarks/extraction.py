@@ -68,17 +68,27 @@ def extraction(model: PreTrainedModel, count: int = READ_ROWS, rounds: int = 5) 
     )
 
 
-def fixed_padding(model: PreTrainedModel, count: int = READ_ROWS, length: int = FIXED_TOKENS, rounds: int = 2) -> Ratio:
-    """The blocks on rows in the order they come in, eight at a time."""
-    encoded, padded = profile.rows_of(count), []
-    for start in range(0, count, 8):
-        own = range(start, min(start + 8, count))
+def fixed_padding(
+    model: PreTrainedModel, rows: int = MANY_ROWS, count: int = 4, length: int = FIXED_TOKENS, rounds: int = 3
+) -> Ratio:
+    """The blocks on rows as they come, eight at a time, over the same rows as they are packed among many.
+
+    Args:
+        rows: that are packed.
+        count: how many of their batches are run. They hold equal numbers of tokens, so evenly chosen ones stand for all.
+    """
+    encoded = profile.rows_of(rows)
+    every = token_budget_batches([len(ids) for ids in encoded], CPU_TOKENS)
+    chosen = [every[(2 * i + 1) * len(every) // (2 * count)] for i in range(count)]
+    packed = [collate(encoded, members, pad_id=0, device=model.device) for members in chosen]
+    members, padded = np.random.default_rng(0).permutation(np.concatenate(chosen)), []
+    for start in range(0, len(members), 8):
+        own = members[start : start + 8]
         ids, mask = torch.zeros(2, len(own), length, dtype=torch.long)
         for i, row in enumerate(own):
             ids[i, : len(encoded[row])] = torch.tensor(encoded[row])
             mask[i, : len(encoded[row])] = 1
-        padded.append(Batch(np.array(own), ids, mask, (mask.cumsum(1) - 1).clamp(min=0)))
-    packed = batches(model, count)
+        padded.append(Batch(own, ids, mask, (mask.cumsum(1) - 1).clamp(min=0)))
     (ratio,) = interleave(lambda: blocks(model, packed), {"padded": lambda: blocks(model, padded)}, rounds)
     return ratio
 
