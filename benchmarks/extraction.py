@@ -15,7 +15,6 @@ from neuronlens.activations.batching import Batch, collate, split_batches, token
 from neuronlens.activations.memory import CPU_TOKENS
 from neuronlens.sites import family_of
 
-ROWS, BATCH_TOKENS = 24, 768
 READ_ROWS = 48  # where batches are compared with others of the same rows: few rows make small batches
 MANY_ROWS = 3000
 FIXED_TOKENS = 408
@@ -36,11 +35,20 @@ def run() -> Iterator[tuple[str, list[Ratio]]]:
                 yield f"{name}: the blocks on batches of other sizes, over {CPU_TOKENS} tokens", batch_sizes(model)
 
 
-def batches(model: PreTrainedModel, rows: int = ROWS) -> list[Batch]:
-    """Rows of realistic lengths, sorted and packed."""
+def packed(count: int, rows: int = MANY_ROWS) -> tuple[list[list[int]], list[list[int]]]:
+    """Rows of realistic lengths, and which of them make up each of `count` batches of those that many rows are packed into.
+
+    Batches hold equal numbers of tokens, so evenly chosen ones stand for all.
+    """
     encoded = profile.rows_of(rows)
-    packed = token_budget_batches([len(ids) for ids in encoded], BATCH_TOKENS)
-    return [collate(encoded, members, pad_id=0, device=model.device) for members in packed]
+    every = token_budget_batches([len(ids) for ids in encoded], CPU_TOKENS)
+    return encoded, [every[(2 * i + 1) * len(every) // (2 * count)] for i in range(count)]
+
+
+def batches(model: PreTrainedModel, count: int) -> list[Batch]:
+    """Some of the batches that many rows are packed into."""
+    encoded, chosen = packed(count)
+    return [collate(encoded, members, pad_id=0, device=model.device) for members in chosen]
 
 
 def padding(count: int) -> Ratio:
@@ -68,19 +76,9 @@ def extraction(model: PreTrainedModel, count: int = READ_ROWS, rounds: int = 5) 
     )
 
 
-def fixed_padding(
-    model: PreTrainedModel, rows: int = MANY_ROWS, count: int = 4, length: int = FIXED_TOKENS, rounds: int = 3
-) -> Ratio:
-    """The blocks on rows as they come, eight at a time, over the same rows as they are packed among many.
-
-    Args:
-        rows: that are packed.
-        count: how many of their batches are run. They hold equal numbers of tokens, so evenly chosen ones stand for all.
-    """
-    encoded = profile.rows_of(rows)
-    every = token_budget_batches([len(ids) for ids in encoded], CPU_TOKENS)
-    chosen = [every[(2 * i + 1) * len(every) // (2 * count)] for i in range(count)]
-    packed = [collate(encoded, members, pad_id=0, device=model.device) for members in chosen]
+def fixed_padding(model: PreTrainedModel, count: int = 4, length: int = FIXED_TOKENS, rounds: int = 3) -> Ratio:
+    """The blocks on rows as they come, eight at a time, over the same rows as they are packed among many."""
+    encoded, chosen = packed(count)
     members, padded = np.random.default_rng(0).permutation(np.concatenate(chosen)), []
     for start in range(0, len(members), 8):
         own = members[start : start + 8]
@@ -89,7 +87,8 @@ def fixed_padding(
             ids[i, : len(encoded[row])] = torch.tensor(encoded[row])
             mask[i, : len(encoded[row])] = 1
         padded.append(Batch(own, ids, mask, (mask.cumsum(1) - 1).clamp(min=0)))
-    (ratio,) = interleave(lambda: blocks(model, packed), {"padded": lambda: blocks(model, padded)}, rounds)
+    usual = batches(model, count)
+    (ratio,) = interleave(lambda: blocks(model, usual), {"padded": lambda: blocks(model, padded)}, rounds)
     return ratio
 
 
@@ -97,13 +96,13 @@ def batch_sizes(model: PreTrainedModel, count: int = 24, length: int = 128, roun
     """The blocks on rows of one length, which need no padding whatever the batch."""
     encoded = np.random.default_rng(0).integers(model.config.vocab_size, size=(count, length)).tolist()
 
-    def packed(tokens: int) -> list[Batch]:
+    def of(tokens: int) -> list[Batch]:
         members = token_budget_batches([length] * count, tokens)
         return [collate(encoded, own, pad_id=0, device=model.device) for own in members]
 
-    sizes = {f"{tokens} tokens": packed(tokens) for tokens in (CPU_TOKENS // 2, CPU_TOKENS * 3 // 4, CPU_TOKENS * 3)}
+    sizes = {f"{tokens} tokens": of(tokens) for tokens in (CPU_TOKENS // 2, CPU_TOKENS * 3 // 4, CPU_TOKENS * 3)}
     variants = {name: lambda batches=batches: blocks(model, batches) for name, batches in sizes.items()}
-    usual = packed(CPU_TOKENS)
+    usual = of(CPU_TOKENS)
     return interleave(lambda: blocks(model, usual), variants, rounds)
 
 

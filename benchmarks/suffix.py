@@ -23,6 +23,7 @@ from neuronlens.sites import COMPONENTS, Site, family_of, layer_count, site_widt
 
 CONCEPTS, OPERATORS, TAUS = 14, ("zero", "mean", "dampen", "clamp"), (1.0, 2.0, 2.5)
 SHARE = 0.3
+BATCHES = 2
 SHARED, OWN = 256, 64  # tokens of a few-shot prompt, and of each row behind it
 
 
@@ -35,7 +36,7 @@ def run() -> Iterator[tuple[str, list[Ratio]]]:
         model.eval()
         count = CONCEPTS * len(OPERATORS) * len(TAUS)
         with torch.inference_mode():
-            yield f"{name}: {count} edits, over as many full forward passes", sweeps(model, batches(model))
+            yield f"{name}: {count} edits, over as many full forward passes", sweeps(model, batches(model, BATCHES))
             if family_of(model.config.model_type).decoder:
                 title = (
                     f"{name}: an edit of rows behind {SHARED} shared tokens, {OWN} of their own, over rows run whole"
