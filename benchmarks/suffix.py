@@ -89,13 +89,15 @@ def _one(model: PreTrainedModel, rows: list[Batch], edits: list[Intervention], r
 
     def full() -> Iterator[None]:
         for batch in rows:
-            yield _full(model, some, batch)
+            for item in some:  # one at a time, since the machine's speed drifts within seconds
+                yield _full(model, [item], batch)
 
     def resumed() -> Iterator[None]:
         for batch, unedited in zip(rows, kept, strict=True):
-            for _ in deciding_passes(model, some, batch, unedited):
-                pass
-            yield
+            for item in some:
+                for _ in deciding_passes(model, [item], batch, unedited):
+                    pass
+                yield
 
     (ratio,) = interleave(full, {str(site): resumed}, rounds)
     return [
