@@ -89,15 +89,13 @@ def _one(model: PreTrainedModel, rows: list[Batch], edits: list[Intervention], r
 
     def full() -> Iterator[None]:
         for batch in rows:
-            for item in some:  # one at a time, since the machine's speed drifts within seconds
-                yield _full(model, [item], batch)
+            yield _full(model, some, batch)
 
     def resumed() -> Iterator[None]:
         for batch, unedited in zip(rows, kept, strict=True):
-            for item in some:
-                for _ in deciding_passes(model, [item], batch, unedited):
-                    pass
-                yield
+            for _ in deciding_passes(model, some, batch, unedited):
+                pass
+            yield
 
     (ratio,) = interleave(full, {str(site): resumed}, rounds)
     return [
