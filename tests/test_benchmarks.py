@@ -229,14 +229,14 @@ def test_extraction_is_measured_beside_the_blocks(checkpoints, family, monkeypat
     with torch.inference_mode():
         found = extraction.extraction(model, 9, rounds=1)
         assert [ratio.name for ratio in found][1:] == ["the blocks again (noise)"]
-        assert extraction.fixed_padding(model, 9, 1, 60, rounds=1).name == "padded"
+        assert extraction.fixed_padding(model, 1, 60, rounds=1).name == "padded"
         assert [ratio.name for ratio in extraction.batch_sizes(model, 25, 60, rounds=1)] == [
             "512 tokens",
             "768 tokens",
             "3072 tokens",
         ]
     lengths = sorted(map(len, rows))
-    (batch,) = extraction.batches(model, 9)
+    (batch,) = extraction.batches(model, 1)
     assert extraction.padding(9).median == pytest.approx(1 - sum(lengths) / batch.input_ids.numel())
 
 
