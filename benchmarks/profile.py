@@ -15,7 +15,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from benchmarks.words import lengths
-from neuronlens.activations.batching import split_batches
+from neuronlens.activations.batching import placed, split_batches
 from neuronlens.activations.hidden import Keeper
 from neuronlens.activations.passes import Pass, Passes
 from neuronlens.dataset import Dataset
@@ -71,7 +71,7 @@ def extraction(
     labels = Labels(CONCEPTS, (0, 1), CONCEPTS)
     passes = Passes(checkpoint, dataset, encoded, labels, sites, "auto", "constrained", keeper)
     found: list[Pass] = []
-    for parts in passes.over(batches):
+    for parts in passes.over(placed(batches)):
         found += parts
         yield len(parts)
     passes.answers(found)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from benchmarks.measure import Ratio, interleave
+from neuronlens.activations.batching import placed
 from neuronlens.activations.store import Floats, plan_shards, read_neuron, read_shard, shard_path, write_shard
 from neuronlens.sites import Site
 
@@ -31,7 +32,8 @@ def run(size: Size | None = None) -> Iterator[tuple[str, list[Ratio]]]:
     """(title, ratios) of each benchmark."""
     size = Size() if size is None else size
     batches = np.split(np.arange(size.examples), range(size.batch, size.examples, size.batch))
-    shards = [sum(map(len, members)) for members in plan_shards(batches, [size.neurons])]
+    planned = plan_shards(placed({"test": batches}), [size.neurons])
+    shards = [sum(len(rows) for _, _, rows in members) for members in planned]
     what = f"{size.examples} examples x {size.neurons} neurons that came from bfloat16, in {len(shards)} shard{'s' * (len(shards) > 1)}"
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 import sys
 import traceback
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.environment import set_environment
-from neuronlens.errors import ConfigError, NeuronLensError, did_you_mean
+from neuronlens.errors import ArtifactError, ConfigError, NeuronLensError, did_you_mean
 
 if TYPE_CHECKING:
     from neuronlens.config import Config
@@ -43,6 +44,17 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option(
         "--set", metavar="SECTION.KEY=VALUE", help="One parameter, such as interventions.tau=[2.0,2.5]; repeatable."
+    ),
+]
+
+
+Audits = Annotated[
+    list[Path] | None, typer.Argument(metavar="[AUDIT]...", help="Folders; all of the workspace unless told otherwise.")
+]
+Remote = Annotated[
+    str | None,
+    typer.Option(
+        "--remote", metavar="NAME|URL", help="A DVC remote, or its address; the default one unless told otherwise."
     ),
 ]
 
@@ -83,13 +95,12 @@ def audit(
 ) -> None:
     """Audit a checkpoint on labelled text and write a report."""
     from flows import console
-    from flows.engine import run_audit
-    from neuronlens.stages import audit_id
+    from flows.engine import default_folder, run_audit
 
     config = _config(params, overrides, _flags(checkpoint, dataset, text, label, split))
-    folder = out or Path("audits") / audit_id(config)
+    folder = out or default_folder(config)
     console.show_stages(sys.stderr if as_json else sys.stdout)
-    run_audit(config, folder, use_flow=not no_flow, force=force)
+    run_audit(config, folder, use_flow=not no_flow, force=force, create=out is None)
     report = folder / "report"
     if as_json:
         typer.echo((report / "audit.json").read_bytes(), nl=False)
@@ -107,12 +118,92 @@ def plan(
     split: Split = None,
     params: Params = None,
     overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where the audit would go; audits/ID unless told otherwise.")
+    ] = None,
 ) -> None:
-    """Tell which way an audit's work takes, and what it is expected to cost."""
-    from flows.console import show_plan
-    from neuronlens.plan import plan as planned
+    """Tell, without doing it, what an audit would compute and why, which way its work takes, and what that is expected to cost."""
+    from flows.console import show_decisions, show_plan
+    from flows.engine import default_folder
+    from tasks.audits import foresee
 
-    show_plan(planned(_config(params, overrides, _flags(checkpoint, dataset, text, label, split))))
+    config = _config(params, overrides, _flags(checkpoint, dataset, text, label, split))
+    folder = out or default_folder(config)
+    decided = foresee(config, folder)
+    show_decisions(folder, decided)
+    computed = [made.stage for made in decided if made.outcome == "computed"]
+    if {"extract", "fit", "evaluate"} & {*computed}:
+        from neuronlens.plan import plan as planned
+
+        show_plan(planned(config), computed)
+
+
+@app.command()
+def status(
+    audit: Audits = None,
+) -> None:
+    """Tell which audits there are, and whether what lies in them is what their parameters ask for."""
+    from flows.console import show_status
+    from flows.engine import state_of_audits
+
+    show_status(state_of_audits(audit))
+
+
+@app.command()
+def push(
+    audit: Audits = None,
+    remote: Remote = None,
+) -> None:
+    """Send audits, and everything that was ever computed for them, to a DVC remote."""
+    from flows.engine import exchange
+
+    typer.echo(f"{exchange('push', audit, remote)} files sent")
+
+
+@app.command()
+def pull(
+    audit: Audits = None,
+    remote: Remote = None,
+) -> None:
+    """Get audits, and everything that team-mates have computed, from a DVC remote."""
+    from flows.engine import exchange
+
+    typer.echo(f"{exchange('pull', audit, remote)} files came")
+
+
+@app.command()
+def lineage(
+    audit: Annotated[Path, typer.Argument(metavar="AUDIT", help="Its folder.")],
+) -> None:
+    """Print the chain from an audit's report to the weights and rows behind it; every hash is computed again."""
+    from flows.console import show_lineage
+    from tasks.lineage import lineage as chain
+    from tasks.lineage import open_existing
+
+    links = chain(open_existing(audit))
+    show_lineage(links)
+    if not all(link.holds for link in links):
+        raise ArtifactError(f"{audit}: the chain is broken where it says so; run the audit again to mend it")
+
+
+@app.command()
+def up() -> None:
+    """Start the workspace's Prefect and MLflow servers, and print their addresses."""
+    from flows import services
+    from flows.engine import workspace_here
+
+    for name, service in services.up(workspace_here().root, lambda line: typer.echo(line, err=True)).items():
+        typer.echo(f"{name:8s} {service.url}")
+
+
+@app.command()
+def down() -> None:
+    """Stop the workspace's servers."""
+    from flows import services
+    from flows.engine import workspace_here
+
+    for name in services.down(workspace_here().root):
+        typer.echo(f"{name} stopped")
 
 
 @app.command()
@@ -120,9 +211,9 @@ def example(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where it goes.")] = Path("data/example"),
 ) -> None:
     """Make the embedded example: labelled text and two small models."""
-    from neuronlens.example import make_example
+    from tasks.audits import make_example
 
-    make_example(out, progress=lambda line: typer.echo(line, err=True))
+    make_example(out, lambda line: typer.echo(line, err=True))
     typer.echo(out)
 
 
@@ -137,11 +228,13 @@ def stage(
     from flows import console
     from flows.engine import run_one
     from neuronlens.stages import STAGES
+    from tasks.pipeline import AUDIT_FILE
 
     if name not in STAGES:
         raise ConfigError(f"unknown stage {name!r}", cure=did_you_mean(name, STAGES))
     console.show_stages(sys.stdout)
-    run_one(name, _config(params, overrides), out)
+    own = params is None and not overrides and (out / AUDIT_FILE).is_file()
+    run_one(name, None if own else _config(params, overrides), out)
 
 
 @app.command()
@@ -152,6 +245,15 @@ def schema() -> None:
     from neuronlens.config import config_schema
 
     typer.echo(json.dumps(config_schema(), indent=2))
+
+
+_ROOM = {
+    errno.ENOSPC: "Make room on the disk",
+    errno.EDQUOT: "Make room in your quota",
+    errno.EFBIG: "Allow larger files there",
+    errno.EROFS: "Make it writable, or name another folder with --out",
+    errno.EACCES: "Make it writable, or name another folder with --out",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -170,6 +272,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NeuronLensError as error:
         _complain(str(error))
         return error.exit_code
+    except OSError as error:
+        if error.errno not in _ROOM:
+            traceback.print_exc()
+        _complain(
+            f"{error.strerror or error}: {error.filename or 'while writing'}. {_ROOM.get(error.errno or 0, 'The run broke')}; "
+            f"what is finished is kept. To resume: {resume}"
+        )
+        return 3
     except Exception:  # whatever broke: its traceback is kept, and the way to go on stands below it
         traceback.print_exc()
         _complain(f"the run broke; what is finished is kept. To resume: {resume}")

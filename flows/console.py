@@ -19,6 +19,8 @@ from neuronlens.report.text import count, points, points_between, significant, v
 
 if TYPE_CHECKING:
     from neuronlens.plan import Plan
+    from neuronlens.stages import Outcome
+    from tasks.lineage import Link
 
 
 def show_stages(stream: TextIO) -> None:
@@ -91,24 +93,71 @@ def _drop(value: float, interval: Interval | None) -> str:
     return f"{points(value)} {between}".rstrip()
 
 
-def show_plan(found: Plan) -> None:
-    """Print what an audit is expected to do, a line for each part."""
+def show_decisions(folder: Path, decided: Sequence[Outcome]) -> None:
+    """Print what is going to become of each stage of an audit."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("stage", "will be", "why"):
+        table.add_column(name, no_wrap=True)
+    for made in decided:
+        table.add_row(made.stage, made.outcome, visible(made.reason))
+    console = _console(table)
+    console.print(f"{folder}\n", soft_wrap=True)
+    console.print(table)
+    console.print()
+
+
+def show_status(audits: Mapping[Path, Sequence[Outcome]]) -> None:
+    """Print a line for each audit: what in it is not as its parameters ask for."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("audit", "state", "why"):
+        table.add_column(name, no_wrap=True)
+    for folder, decided in audits.items():
+        stale = [made for made in decided if made.outcome != "current"]
+        if not stale:
+            table.add_row(folder.name, "current", "")
+            continue
+        state = "not begun" if all(made.reason.startswith(("not there", "follows")) for made in decided) else "stale"
+        table.add_row(folder.name, state, visible(f"{stale[0].stage}: {stale[0].reason}"))
+    _console(table).print(table if audits else "no audits yet: neuronlens audit")
+
+
+def show_lineage(links: Sequence[Link]) -> None:
+    """Print a chain, from the report backwards."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    for _ in range(4):
+        table.add_column(no_wrap=True)
+    for link in links:
+        table.add_row(
+            "ok" if link.holds else "BROKEN", link.name, (link.identity or "")[:16], visible("; ".join(link.told))
+        )
+    _console(table).print(table)
+
+
+def show_plan(found: Plan, stages: Sequence[str]) -> None:
+    """Print what an audit is expected to do, a line for each part.
+
+    Args:
+        stages: those that will be computed.
+    """
+    steps = [step for step in found.steps if step.stage in stages]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("stage", "what"):
         table.add_column(name, no_wrap=True)
     for name in ("passes", "time"):
         table.add_column(name, justify="right", no_wrap=True)
-    for step in found.steps:
+    for step in steps:
         passes = "" if step.passes is None else f"{step.passes:.2f}"
         table.add_row(step.stage, step.what, passes, _time(step.seconds))
-    table.add_row("all", "at most", f"{found.passes:.2f}", _time(found.seconds), style="bold")
+    all_passes, seconds = sum(step.passes or 0 for step in steps), sum(step.seconds for step in steps)
+    table.add_row("all", "at most", f"{all_passes:.2f}", _time(seconds), style="bold")
     console = _console(table)
     rows = ", ".join(f"{size:,} {split}" for split, size in found.rows.items())
     batches = f"batches of {found.batch_tokens:,} tokens, {found.padding:.1%} of them padding"
     console.print(f"{rows} rows; {found.tokens:,} tokens; {batches}", soft_wrap=True)
     console.print(f"a plain forward pass over them: {_time(found.pass_seconds)}, by one batch\n", soft_wrap=True)
     console.print(table)
-    console.print(f"\nactivations on disk: about {found.stored_bytes / 1e6:,.0f} MB")
+    if "extract" in stages:
+        console.print(f"\nactivations on disk: about {found.stored_bytes / 1e6:,.0f} MB")
 
 
 def _time(seconds: float) -> str:

@@ -3,54 +3,141 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal, cast
 
 from flows.environment import set_environment
 from neuronlens.config import Config
-from neuronlens.stages import (
-    STAGES,
-    Outcome,
-    refuse_foreign_files,
-    release_memory,
-    run_stage,
-    stage_inputs,
-    stage_params,
-    why_not_current,
-)
+from neuronlens.errors import UserError
+from neuronlens.params import load_config
+from neuronlens.stages import STAGES, Outcome, audit_id, release_memory, run_stage
+from tasks.audits import AUDITS, Audit, bring_up_to_date, foresee, open_audit
+from tasks.pipeline import AUDIT_FILE, PIPELINE_FILE, check_audited, pipeline_of
+from tasks.versioning import Workspace
 
 log = logging.getLogger("neuronlens.audit")
 
 
-def run_audit(config: Config, folder: Path, *, use_flow: bool = True, force: bool = False) -> list[Outcome]:
+def run_audit(
+    config: Config, folder: Path, *, use_flow: bool = True, force: bool = False, create: bool = False
+) -> list[Outcome]:
     """Bring every stage of the audit in `folder` up to date.
 
     Args:
         use_flow: run as a Prefect flow; the artifacts are the same without.
         force: compute the stages that are current, too.
+        create: make a workspace around the folder's parent where there is none.
 
     Raises:
         UserError: the configuration, the data or the checkpoint cannot be audited, or `folder` holds somebody else's files.
     """
-    for name in STAGES:
-        refuse_foreign_files(folder, name)
     try:
+        audit = open_audit(config, folder, create=create)  # a mistake is told before the engine is started
         if not use_flow:
-            return in_order(lambda name: run_stage(name, config, folder, force=force))
-        _check_early(config, folder)
+            found = in_order(lambda name: bring_up_to_date(audit, name, force=force))
+            finish(audit, found)
+            return found
         set_environment()
         from flows.server import prefect_api
 
         with prefect_api():
             from flows.audit import audit_flow
 
-            return audit_flow(config, folder, force)
+            # a flow that returns a state gives its caller what the state holds, which its types do not say
+            return cast(list[Outcome], audit_flow(config, folder, force))
     finally:
         release_memory()
 
 
-def run_one(name: str, config: Config, folder: Path) -> Outcome:
-    """Bring one stage of the audit in `folder` up to date."""
+def default_folder(config: Config) -> Path:
+    """Where an audit goes for which no folder is named: audits/ID of the workspace around the current folder, which stands for one where
+    there is none.
+    """
+    here = Path.cwd()
+    workspace = Workspace.find(here)
+    folder = (here if workspace is None else workspace.root) / AUDITS / audit_id(config)
+    return folder.relative_to(here) if folder.is_relative_to(here) else folder
+
+
+def workspace_here() -> Workspace:
+    """The workspace around the current folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = Workspace.find(Path.cwd())
+    if found is None:
+        raise UserError("no workspace", where=str(Path.cwd()), cure="Go to one, or make one: neuronlens audit does.")
+    return found
+
+
+def audits_of(workspace: Workspace) -> list[Path]:
+    """Folders of the audits of a workspace, the one that its root's pipeline makes among them."""
+    found = {file.parent for file in (workspace.root / AUDITS).glob(f"*/{PIPELINE_FILE}")}
+    made = [
+        folder.parent
+        for folder in (workspace.root / AUDITS).glob("*/report")
+        if pipeline_of(folder.parent, workspace.root)
+    ]
+    return sorted({*found, *made})
+
+
+def state_of_audits(folders: Sequence[Path] | None = None) -> dict[Path, list[Outcome]]:
+    """Folder -> what its stages would need to be up to date with the parameters that lie beside them.
+
+    Args:
+        folders: all of the workspace around the current folder unless told otherwise.
+    """
+    from tasks.lineage import open_existing
+
+    found = {}
+    for folder in folders or audits_of(workspace_here()):
+        audit = open_existing(folder)
+        if audit.workspace is None or audit.pipeline is None:
+            found[folder] = foresee(audit.config, folder)
+            continue
+        decided = audit.workspace.look([audit.pipeline.address(name) for name in STAGES])
+        found[folder] = [
+            Outcome(name, decision.outcome, decision.reason, 0.0)
+            for name, decision in zip(STAGES, decided, strict=True)
+        ]
+    return found
+
+
+def exchange(way: Literal["push", "pull"], folders: Sequence[Path] | None, remote: str | None) -> int:
+    """Send audits of the workspace to a remote, or get them from there; how many files went.
+
+    Args:
+        folders: all of the workspace unless told otherwise.
+        remote: name or address; that of params.yaml unless told otherwise, else DVC's default.
+
+    Raises:
+        UserError: a folder holds no audit of the workspace, or the remote cannot do it.
+    """
+    workspace = workspace_here()
+    files = []
+    for folder in folders or ():
+        pipeline = pipeline_of(folder, workspace.root)
+        if pipeline is None:
+            raise UserError("holds no audit of this workspace", where=str(folder), cure="See neuronlens status.")
+        files.append(pipeline.file)
+    if remote is None and (workspace.root / "params.yaml").is_file():
+        remote = load_config(workspace.root / "params.yaml").remote.url
+    workspace = replace(workspace, remote=remote)
+    return workspace.push(files) if way == "push" else workspace.pull(files)
+
+
+def run_one(name: str, config: Config | None, folder: Path) -> Outcome:
+    """Compute one stage of the audit in `folder`, as DVC does that has found it not to be current.
+
+    Args:
+        config: that of the audit's audit.yaml where None.
+    """
+    if config is None:
+        config = load_config(folder / AUDIT_FILE)
+        check_audited(config, folder)
     return _logged(run_stage(name, config, folder))
 
 
@@ -65,11 +152,20 @@ def _logged(outcome: Outcome) -> Outcome:
     return outcome
 
 
-def _check_early(config: Config, folder: Path) -> None:
-    """Tell a mistake at once instead of after the start of the engine."""
-    stage = STAGES["prepare"]
-    inputs = stage_inputs(stage, config, folder)
-    if why_not_current(stage, inputs, stage_params(stage, config), folder / stage.name) is not None:
-        from neuronlens.prepare import check
+def finish(audit: Audit, outcomes: Sequence[Outcome], flow_run: str | None = None) -> None:
+    """Note a complete audit in MLflow, and send it where that is configured.
 
-        check(config)
+    Args:
+        outcomes: of its stages.
+        flow_run: id of the Prefect run that made it.
+
+    Raises:
+        NeuronLensError, UserError: a store cannot be reached; the audit is complete and kept.
+    """
+    from tasks.tracking import record
+
+    noted = record(audit, {made.stage: f"{made.outcome}: {made.reason}" for made in outcomes}, flow_run=flow_run)
+    if noted is not None and noted.new:
+        log.info("%-8s  run %s", "mlflow", noted.run)
+    if audit.config.remote.push and audit.workspace is not None and audit.pipeline is not None:
+        log.info("%-8s  %d files sent", "remote", audit.workspace.push([audit.pipeline.file]))

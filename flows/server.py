@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from neuronlens.errors import NeuronLensError
 
@@ -31,6 +32,16 @@ def prefect_api() -> Iterator[None]:
     settings = get_current_settings()
     if settings.api.url is not None:
         yield
+        return
+    # this file is also the program of a server, which needs nothing of ours
+    from flows.services import running
+    from tasks.versioning import Workspace
+
+    workspace = Workspace.find(Path.cwd())
+    known = {} if workspace is None else running(workspace.root)
+    if "prefect" in known:
+        with temporary_settings({PREFECT_API_URL: f"{known['prefect'].url}/api"}):
+            yield
         return
     if sys.stderr.isatty():
         sys.stderr.write("starting the local Prefect engine, 10 to 20 s (--no-flow does without it)\n")

@@ -126,11 +126,8 @@ def fresh_folder(out: Path) -> Iterator[Path]:
     """
     created = [folder for folder in out.parents if not folder.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{out.name}.tmp-"
-    for stale in out.parent.glob(f"{prefix}*"):
-        if not _owner_alive(stale.name.removeprefix(prefix)):
-            shutil.rmtree(stale, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=out.parent))
+    remove_stale(out)
+    folder = Path(tempfile.mkdtemp(prefix=f"{_temporary(out)}{os.getpid()}-", dir=out.parent))
     folder.chmod(0o755)  # mkdtemp's 0700 would hide a shared audit from team-mates
     try:
         yield folder
@@ -144,6 +141,18 @@ def fresh_folder(out: Path) -> Iterator[Path]:
         for parent in created:  # a run that failed leaves no empty folders either
             with contextlib.suppress(OSError):
                 parent.rmdir()
+
+
+def remove_stale(out: Path) -> None:
+    """Remove the temporary folders of `out` whose processes are gone."""
+    prefix = _temporary(out)
+    for stale in out.parent.glob(f"{prefix}*"):
+        if not _owner_alive(stale.name.removeprefix(prefix)):
+            shutil.rmtree(stale, ignore_errors=True)
+
+
+def _temporary(out: Path) -> str:
+    return f".{out.name}.tmp-"
 
 
 def _owner_alive(suffix: str) -> bool:

@@ -289,6 +289,20 @@ class EvaluateParams(_Section):
     )
 
 
+class RemoteParams(_Section):
+    """Where audits are shared. No stage depends on it."""
+
+    url: str | None = Field(
+        default=None,
+        description="DVC remote that results are looked for in, and `push` sends to: name, address or folder; DVC's own default where null",
+    )
+    push: bool = Field(
+        default=False,
+        strict=True,
+        description="send an audit when it is complete; otherwise nothing is sent unless asked for",
+    )
+
+
 class Config(_Section):
     """Everything an audit is told."""
 
@@ -305,6 +319,7 @@ class Config(_Section):
     evaluate: EvaluateParams = Field(
         default_factory=EvaluateParams, description="how an intervention's effect is measured"
     )
+    remote: RemoteParams = Field(default_factory=RemoteParams, description="where audits are shared")
     seed: int = Field(default=0, ge=0, lt=2**32, description="decides splits, random neurons and resamples")
 
 

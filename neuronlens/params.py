@@ -18,6 +18,8 @@ from pydantic import ValidationError
 from neuronlens.config import PRESETS, Config, Preset
 from neuronlens.errors import ConfigError, did_you_mean
 
+AUDITED = "audited"  # what audit.yaml adds to a params.yaml: identities of what the audit is of
+
 
 def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
     """The configuration of a file and of `a.b=value` overrides (values are YAML).
@@ -26,6 +28,7 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
         ConfigError: names the file and line, or the override, and the cure.
     """
     given, places = _read(path) if path else ({}, {})
+    given.pop(AUDITED, None)
     sets: dict[tuple[str, ...], Any] = {}
     for override in overrides:
         keys, value = parse_override(override)
@@ -53,6 +56,16 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
         return Config.model_validate(merged)
     except ValidationError as error:
         raise _explain(error, places, path) from None
+
+
+def read_audited(path: Path) -> dict[str, Any] | None:
+    """What the audit.yaml of an audit says it is of: the section `audited`; None where a file has none.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    found = _read(path)[0].get(AUDITED)
+    return found if isinstance(found, dict) else None
 
 
 def parse_override(override: str) -> tuple[tuple[str, ...], Any]:

@@ -142,14 +142,14 @@ def plan(config: Config) -> Plan:
     rows = {name: [i for i, own in enumerate(split) if own == name] for name in batches}
     seconds = _FIT_SECONDS * values * len(rows["fit"])
     steps.append(Step("fit", f"{values:,} neurons, {len(labels.concepts)} concepts", None, seconds))
-    kept = Keeper.of_sites(checkpoint.model, inputs.sites, batches, lengths).batches
+    keeper = Keeper.of_sites(checkpoint.model, inputs.sites, batches, lengths)
     for name, count in (("validation", edits.validation), ("test", edits.test)):
         own = [encoded[i] for i in rows.get(name, ())]
         if not own or not count:
             continue
         size = sum(map(len, own))
         what, again = "from hidden states of the pass of extract", 0
-        if name not in kept:
+        if not keeper.keeps(name):
             what, again = "once more, as its hidden states would not fit into memory", size
         steps.append(step("evaluate", f"{name}: unedited, {what}", again + shape.head * len(own)))
         together = shared_tokens(own) if checkpoint.family.decoder else []

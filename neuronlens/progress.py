@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from threading import Lock
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -26,3 +27,16 @@ def track(items: Iterable[T], total: int, label: str) -> Iterator[T]:
             sys.stderr.write(f"{label}: {done} of {total}\n")
             due = time.monotonic() + _LINE_SECONDS
         yield item
+
+
+class Progress:
+    """The same for what is not iterated over in one place; threads may share it."""
+
+    def __init__(self, total: int, label: str) -> None:
+        self._steps = track(iter(int, None), total, label)
+        self._lock = Lock()
+
+    def step(self) -> None:
+        """One more is done."""
+        with self._lock:
+            next(self._steps)

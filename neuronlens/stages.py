@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from neuronlens import artifact
+from neuronlens import artifact, methods
 from neuronlens.checkpoint import close_checkpoint, identify_checkpoint
 from neuronlens.config import Config
 from neuronlens.dataset import dataset_fingerprint, locate_dataset
 from neuronlens.errors import ArtifactError, DatasetError, UserError
+from neuronlens.parts import Mapper, Parts, in_threads
 
-Runner = Callable[[Config, Mapping[str, Path], Path], dict[str, object]]
+OUTSIDE = ("checkpoint", "dataset", "auxiliary", "questions")
+PATHS = ("path", "auxiliary", "questions")  # keys of parameters that say where something lies
+
+Runner = Callable[..., dict[str, object]]
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ class Stage:
         needs: stages whose artifacts it reads.
         params: sections or values of the configuration it depends on. Paths are left out: what they hold counts, not where it lies.
         outside: what it reads from outside the audit: `checkpoint`, `dataset`, `auxiliary`, `questions`.
-        method: version of the method; raised when equal inputs give other numbers, so that old artifacts are not reused.
+        method: version of the method, see `neuronlens.methods`.
+        in_parts: whether its work is done in parts that outlive an interruption.
     """
 
     name: str
@@ -40,13 +45,14 @@ class Stage:
     needs: tuple[str, ...]
     params: tuple[str, ...]
     outside: tuple[str, ...] = ()
-    method: int = 1
+    method: int = field(kw_only=True)
+    in_parts: bool = field(default=False, kw_only=True)
 
-    def run(self, config: Config, inputs: Mapping[str, Path], out: Path) -> dict[str, object]:
+    def run(self, config: Config, inputs: Mapping[str, Path], out: Path, parts: Parts) -> dict[str, object]:
         """Call the stage's function."""
         module, _, name = self.function.partition(":")
         runner: Runner = getattr(import_module(module), name)
-        return runner(config, inputs, out)
+        return runner(config, inputs, out, parts) if self.in_parts else runner(config, inputs, out)
 
 
 _WORDS = ("dataset", "seed")
@@ -58,7 +64,8 @@ STAGES: Mapping[str, Stage] = {
             "neuronlens.prepare:prepare",
             (),
             (*_WORDS, "extract.sites", "interventions.top", "interventions.tuned.top"),
-            ("checkpoint", "dataset", "auxiliary", "questions"),
+            OUTSIDE,
+            method=methods.PREPARE,
         ),
         Stage(
             "extract",
@@ -66,16 +73,24 @@ STAGES: Mapping[str, Stage] = {
             ("prepare",),
             (*_WORDS, "checkpoint.dtype", "extract", "evaluate.scoring", "evaluate.auxiliary_rows"),
             ("checkpoint", "auxiliary"),
-            method=5,
+            method=methods.EXTRACT,
+            in_parts=True,
         ),
-        Stage("fit", "neuronlens.ranges.fit:fit", ("prepare", "extract"), ("fit", "interventions", "seed"), method=4),
+        Stage(
+            "fit",
+            "neuronlens.ranges.fit:fit",
+            ("prepare", "extract"),
+            ("fit", "interventions", "seed"),
+            method=methods.FIT,
+        ),
         Stage(
             "evaluate",
             "neuronlens.evaluation.sweep:evaluate",
             ("prepare", "fit"),
             (*_WORDS, "checkpoint.dtype", "extract.pooling", "extract.batch_tokens", "interventions", "evaluate"),
             ("checkpoint", "auxiliary", "questions"),
-            method=6,
+            method=methods.EVALUATE,
+            in_parts=True,
         ),
         Stage(
             "report",
@@ -83,7 +98,7 @@ STAGES: Mapping[str, Stage] = {
             ("prepare", "extract", "fit", "evaluate"),
             ("preset", "checkpoint", "dataset", "extract", "fit", "interventions", "evaluate", "seed"),
             ("checkpoint", "dataset"),
-            method=2,
+            method=methods.REPORT,
         ),
     )
 }
@@ -91,7 +106,7 @@ STAGES: Mapping[str, Stage] = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a stage ended: `computed` or `current`, and why."""
+    """How a stage ended: `computed`, `restored` or `current`, and why."""
 
     stage: str
     outcome: str
@@ -124,6 +139,18 @@ def stage_inputs(stage: Stage, config: Config, audit: Path) -> dict[str, str]:
         UserError: an input from outside is missing.
         ArtifactError: an earlier stage has not been run.
     """
+    return identities(config, stage.outside) | {name: artifact.content_hash(audit / name) for name in stage.needs}
+
+
+def identities(config: Config, names: Iterable[str] = OUTSIDE) -> dict[str, str]:
+    """name -> identity of what an audit reads from outside.
+
+    Args:
+        names: among `checkpoint`, `dataset`, `auxiliary`, `questions`.
+
+    Raises:
+        UserError: it is missing.
+    """
     outside: dict[str, Callable[[], str]] = {
         "checkpoint": lambda: identify_checkpoint(config.checkpoint)[1],
         "dataset": lambda: dataset_fingerprint(config.dataset),
@@ -134,29 +161,68 @@ def stage_inputs(stage: Stage, config: Config, audit: Path) -> dict[str, str]:
             "evaluate.questions", config.evaluate.questions, "Name a JSON Lines file with a question a line"
         ),
     }
-    return {name: outside[name]() for name in stage.outside} | {
-        name: artifact.content_hash(audit / name) for name in stage.needs
-    }
+    return {name: outside[name]() for name in names}
 
 
-def run_stage(name: str, config: Config, audit: Path, *, force: bool = False) -> Outcome:
-    """Bring a stage of an audit up to date: nothing where it is current, else computed into a folder that appears when whole."""
+def run_stage(name: str, config: Config, audit: Path, *, force: bool = False, mapper: Mapper = in_threads) -> Outcome:
+    """Bring a stage of an audit up to date: nothing where it is current, else computed into a folder that appears when whole.
+
+    Args:
+        force: compute it even so.
+        mapper: how parts of its work are made.
+    """
     refuse_foreign_files(audit, name)
     stage, out = STAGES[name], audit / name
     inputs, params = stage_inputs(stage, config, audit), stage_params(stage, config)
     reason = "asked for" if force else why_not_current(stage, inputs, params, out)
     if reason is None:
+        tidy(name, audit)
         return Outcome(name, "current", "nothing it depends on has changed", 0.0)
+    seconds = compute_stage(name, config, audit, mapper)
+    return Outcome(name, "computed", reason, seconds)
+
+
+def compute_stage(name: str, config: Config, audit: Path, mapper: Mapper = in_threads) -> float:
+    """Compute a stage into a folder that appears when whole. Parts that an interrupted run has finished are not computed again.
+
+    Args:
+        mapper: how parts are made.
+
+    Returns:
+        Seconds it took.
+    """
+    stage, out = STAGES[name], audit / name
+    inputs, params = stage_inputs(stage, config, audit), stage_params(stage, config)
     start = time.perf_counter()
+    # a part that another version of a library has made may differ in its last digits from those that would now stand beside it
+    key = artifact.hash_value([artifact.stage_key(name, stage.method, inputs, params), artifact.library_versions()])
+    parts = Parts.of(out, key, mapper)
     with artifact.fresh_folder(out) as folder:
-        facts = stage.run(config, {need: audit / need for need in stage.needs}, folder)
+        facts = stage.run(config, {need: audit / need for need in stage.needs}, folder, parts)
         artifact.write_manifest(folder, stage=name, method=stage.method, inputs=inputs, params=params, facts=facts)
         seconds = time.perf_counter() - start
         artifact.write_json(
             folder / artifact.TIMING,
             {"seconds": round(seconds, 3), "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
         )
-    return Outcome(name, "computed", reason, seconds)
+    parts.clear()
+    return seconds
+
+
+def tidy(name: str, audit: Path) -> None:
+    """Remove what killed runs have left of a stage whose artifact is there."""
+    Parts.clear_all(audit / name)
+    artifact.remove_stale(audit / name)
+
+
+def is_made(name: str, config: Config, audit: Path) -> bool:
+    """Whether a stage's artifact is there, whole, and what the stage would make now."""
+    stage = STAGES[name]
+    try:
+        inputs = stage_inputs(stage, config, audit)
+    except ArtifactError:  # of a stage before it
+        return False
+    return why_not_current(stage, inputs, stage_params(stage, config), audit / name) is None
 
 
 def release_memory() -> None:
@@ -195,7 +261,7 @@ def why_not_current(stage: Stage, inputs: Mapping[str, str], params: Mapping[str
     changed = [name for name, value in inputs.items() if manifest["inputs"].get(name) != value]
     if changed:
         return f"{', '.join(changed)} changed"
-    old, new = dict(_flat(manifest["params"])), dict(_flat(params))
+    old, new = dict(flat(manifest["params"])), dict(flat(params))
     return ", ".join(
         f"{name} {old.get(name)} -> {new.get(name)}" for name in sorted(old | new) if old.get(name) != new.get(name)
     )
@@ -212,15 +278,11 @@ def _file(key: str, path: str | None, cure: str) -> str:
 
 
 def _without_paths(value: Any) -> Any:
-    return (
-        {key: part for key, part in value.items() if key not in ("path", "auxiliary", "questions")}
-        if isinstance(value, dict)
-        else value
-    )
+    return {key: part for key, part in value.items() if key not in PATHS} if isinstance(value, dict) else value
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     for key, part in value.items():
-        found += _flat(part, f"{prefix}{key}.") if isinstance(part, Mapping) else [(prefix + key, part)]
+        found += flat(part, f"{prefix}{key}.") if isinstance(part, Mapping) else [(prefix + key, part)]
     return found

@@ -304,7 +304,7 @@ def test_the_schema_is_one_and_takes_the_projects_own_file():
 def test_the_schema_takes_what_load_config_takes_and_nothing_else(params, key):
     """But for numbers in quotes and truth values, which only load_config takes for numbers."""
     taken = 0
-    for value in TRIED:
+    for value in (*TRIED, *([True] if key == "remote.push" else [])):
         section, _, name = key.rpartition(".")
         written = {section: {name: value}} if section else {name: value}
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -74,6 +74,11 @@ def split_batches(lengths: Sequence[int], split: Sequence[str], budget: int) -> 
         if len(places):
             found[name] = [places[rows] for rows in token_budget_batches([lengths[i] for i in places], budget)]
     return found
+
+
+def placed(batches: Mapping[str, Sequence[Ints]]) -> list[tuple[str, int, Ints]]:
+    """(split, place among the batches of the split, rows) of each batch that `split_batches` gives, in order."""
+    return [(split, place, rows) for split, members in batches.items() for place, rows in enumerate(members)]
 
 
 @dataclass(frozen=True)

@@ -133,23 +133,26 @@ class Keeper:
 
     Attributes:
         counts: the n of `KeptBatch.outputs`.
-        batches: split -> what was kept of it so far; splits that are not kept are missing.
     """
 
-    def __init__(self, counts: Sequence[int], expected: Mapping[str, int], budget: int) -> None:
+    def __init__(
+        self, counts: Sequence[int], expected: Mapping[str, int], batches: Mapping[str, int], budget: int
+    ) -> None:
         """Choose the splits.
 
         Args:
             expected: split -> bytes that it will take.
+            batches: split -> how many there are of it.
             budget: bytes for all of them together.
         """
         self.counts = counts
-        self.batches: dict[str, list[KeptBatch]] = {}
+        self._found: dict[str, dict[int, KeptBatch]] = {}
         self._room: dict[str, int] = {}
+        self._batches = batches
         for split in KEPT_SPLITS:
             if split in expected and expected[split] <= budget:
                 budget -= expected[split]
-                self.batches[split], self._room[split] = [], expected[split]
+                self._found[split], self._room[split] = {}, expected[split]
 
     @classmethod
     def of_sites(
@@ -176,21 +179,39 @@ class Keeper:
             for split in KEPT_SPLITS
             if split in batches
         }
-        return cls(counts, expected, available_memory() // _SHARE if budget is None else budget)
+        count = {split: len(own) for split, own in batches.items()}
+        return cls(counts, expected, count, available_memory() // _SHARE if budget is None else budget)
 
-    def add(self, split: str, batch: KeptBatch) -> None:
-        """Keep a batch, unless its split is not kept. A split that turns out larger than expected is dropped."""
-        if split not in self.batches:
+    def keeps(self, split: str) -> bool:
+        """Whether batches of a split are wanted."""
+        return split in self._found
+
+    def add(self, split: str, place: int, batch: KeptBatch) -> None:
+        """Keep a batch, unless its split is not kept. A split that turns out larger than expected is dropped.
+
+        Args:
+            place: of the batch among those of its split.
+        """
+        if split not in self._found:
             return
         self._room[split] -= batch.nbytes
         if self._room[split] < 0:
             self.drop(split)
         else:
-            self.batches[split].append(batch)
+            self._found[split][place] = batch
 
     def drop(self, split: str) -> None:
         """Free a split and keep no more of it."""
-        self.batches.pop(split, None)
+        self._found.pop(split, None)
+
+    @property
+    def batches(self) -> dict[str, list[KeptBatch]]:
+        """split -> its batches in order; splits that are not kept whole are missing."""
+        return {
+            split: [found[place] for place in range(len(found))]
+            for split, found in self._found.items()
+            if len(found) == self._batches[split]
+        }
 
 
 _lock = Lock()

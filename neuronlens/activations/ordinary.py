@@ -133,7 +133,7 @@ class DrawnTokens:
             NonFiniteActivationError: an activation is NaN or infinite.
         """
         texts = [int(row) for row in rows if int(row) in self.columns]
-        slots = np.concatenate([self._start[text] + np.arange(len(self.columns[text])) for text in texts])
+        slots = np.concatenate([self._slots(text) for text in texts])
         for site, values in found.items():
             if not np.isfinite(values).all():
                 raise NonFiniteActivationError(
@@ -141,6 +141,15 @@ class DrawnTokens:
                     "try checkpoint.dtype=float32, and check the weights"
                 )
             self._values[site][slots] = values
+
+    def found(self, rows: Ints) -> dict[Site, Floats]:
+        """[n, D] per site of what `store` took of some texts, in their order."""
+        texts = [int(row) for row in rows if int(row) in self.columns]
+        slots = np.array([slot for text in texts for slot in self._slots(text)], dtype=np.int64)
+        return {site: values[slots] for site, values in self._values.items()}
+
+    def _slots(self, text: int) -> range:
+        return range(self._start[text], self._start[text] + len(self.columns[text]))
 
     def values(self, site: Site) -> Floats:
         """[n, D] in the order of the texts."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
-from neuronlens.activations.batching import Batch, Halving, Ints, iterate, pad_id_of
+from neuronlens.activations.batching import Batch, Halving, Ints, collate, pad_id_of
 from neuronlens.activations.capture import Captured, capture, on_host
 from neuronlens.activations.head import deciding_hidden, head_logits, vectors_together
 from neuronlens.activations.hidden import Keeper, KeptBatch, hidden_of, off_device, record_blocks
@@ -65,8 +65,11 @@ class Passes:
     drawn: DrawnTokens | None = None
     halving: Halving = field(default_factory=Halving)
 
-    def over(self, batches: Mapping[str, Sequence[Ints]]) -> Generator[list[Pass]]:
-        """What each batch of each split gave: one pass, or the passes over its parts, in the order of its rows.
+    def over(self, batches: Iterable[tuple[str, int, Ints]]) -> Generator[list[Pass]]:
+        """What each batch gave: one pass, or the passes over its parts, in the order of its rows.
+
+        Args:
+            batches: (split, place among the batches of the split, rows) of each, see `placed`.
 
         Raises:
             NonFiniteActivationError: an activation is NaN or infinite.
@@ -75,21 +78,22 @@ class Passes:
         model, keeper = self.checkpoint.model, self.keeper
         pad_id = pad_id_of(self.checkpoint.tokenizer)
         with torch.inference_mode(), capture(model, self.sites, self.pooling) as captured:
-            for split, members in batches.items():
-                for batch in iterate(self.encoded, members, pad_id=pad_id, device=model.device):
-                    counts = keeper.counts if keeper is not None and split in keeper.batches else ()
+            for split, place, rows in batches:
+                counts = keeper.counts if keeper is not None and keeper.keeps(split) else ()
 
-                    def run(part: Batch, counts: Sequence[int] = counts) -> tuple[Pass, dict[int, object]]:
-                        return self._run(part, captured, counts)
+                def run(part: Batch, counts: Sequence[int] = counts) -> tuple[Pass, dict[int, object]]:
+                    return self._run(part, captured, counts)
 
-                    parts = [found for _, found in self.halving.run(batch, run)]
-                    if keeper is not None:
-                        if len(parts) == 1:
-                            [(whole, outputs)] = parts
-                            keeper.add(split, KeptBatch(whole.rows, outputs, off_device(whole.deciding), whole.texts))
-                        else:
-                            keeper.drop(split)  # these are not the batches that evaluation meets
-                    yield [found for found, _ in parts]
+                batch = collate(self.encoded, rows, pad_id=pad_id, device=model.device)
+                parts = [found for _, found in self.halving.run(batch, run)]
+                if keeper is not None:
+                    if len(parts) == 1:
+                        [(whole, outputs)] = parts
+                        kept = KeptBatch(whole.rows, outputs, off_device(whole.deciding), whole.texts)
+                        keeper.add(split, place, kept)
+                    else:
+                        keeper.drop(split)  # these are not the batches that evaluation meets
+                yield [found for found, _ in parts]
 
     def _run(self, batch: Batch, captured: Captured, counts: Sequence[int]) -> tuple[Pass, dict[int, object]]:
         """A pass, and the output of block n - 1 for each n of `counts`."""

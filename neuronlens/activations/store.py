@@ -24,6 +24,7 @@ from neuronlens.sites import Site
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+Placed = tuple[str, int, Ints]
 
 # A row group is the least that can be read, and what the codec sees at once. Values that came from bfloat16, split by bytes, take 0.35 of
 # float32's size where a group holds 160,000 of them or more, as zstd's blocks of 128 KiB then hold bytes of one rank. With 20,000: 0.39.
@@ -70,22 +71,23 @@ class Activations:
         return tuple(sorted(self.values))
 
 
-def plan_shards(batches: Sequence[Ints], widths: Sequence[int]) -> list[list[Ints]]:
+def plan_shards(batches: Sequence[Placed], widths: Sequence[int]) -> list[list[Placed]]:
     """Group batches into shards of at most 184 MB of the widest site and 2 GB of all. Depends on the data alone, never on workers or time.
 
     Args:
-        batches: rows of each.
+        batches: see `neuronlens.activations.batching.placed`.
         widths: of the sites that are read.
     """
     room = min(_SHARD_BYTES // (4 * max(widths)), _MEMORY_BYTES // (4 * sum(widths)))
-    shards: list[list[Ints]] = [[]]
+    shards: list[list[Placed]] = [[]]
     rows = 0
     for batch in batches:
-        if shards[-1] and rows + len(batch) > room:
+        count = len(batch[-1])
+        if shards[-1] and rows + count > room:
             shards.append([])
             rows = 0
         shards[-1].append(batch)
-        rows += len(batch)
+        rows += count
     return shards
 
 

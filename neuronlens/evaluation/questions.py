@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from neuronlens.activations.batching import iterate, pad_id_of, token_budget_batches
-from neuronlens.activations.memory import CPU_TOKENS, batch_budget
+from neuronlens.activations.memory import CPU_TOKENS
 from neuronlens.checkpoint import Checkpoint
 from neuronlens.config import Config
 from neuronlens.encoding import Asked, encode_questions
@@ -46,19 +46,15 @@ def score_questions(
     return correct
 
 
-def question_columns(
-    checkpoint: Checkpoint, interventions: Sequence[Edit], config: Config
-) -> list[dict[str, float | None]]:
+def question_columns(correct: npt.NDArray[np.bool_] | None, edits: int) -> list[dict[str, float | None]]:
     """[M] the columns `COLUMNS` of results.parquet: accuracy with its 95 % Wilson interval, and without the edit.
 
-    All None where no questions are given or the checkpoint is a classifier.
+    Args:
+        correct: what `score_questions` found; None where none were asked, and so are all columns then.
+        edits: M.
     """
-    asked = _asked(checkpoint, config)
-    if asked is None:
-        return [dict.fromkeys(COLUMNS) for _ in interventions]
-    correct = score_questions(
-        checkpoint, asked, interventions, batch_tokens=batch_budget(config.extract.batch_tokens, checkpoint.model)
-    )
+    if correct is None:
+        return [dict.fromkeys(COLUMNS) for _ in range(edits)]
     base, *rates = (float(rate) for rate in correct.mean(axis=1))
     return [
         dict(zip(COLUMNS, (rate, *wilson(int(hits.sum()), len(hits)), base), strict=True))
@@ -66,13 +62,13 @@ def question_columns(
     ]
 
 
-def question_facts(checkpoint: Checkpoint, config: Config) -> dict[str, int] | None:
+def question_facts(asked: Asked | None) -> dict[str, int] | None:
     """How many questions were used and how many left out, for the manifest; None where none were asked."""
-    asked = _asked(checkpoint, config)
     return None if asked is None else {"used": len(asked.encoded), "left_out": asked.left_out}
 
 
-def _asked(checkpoint: Checkpoint, config: Config) -> Asked | None:
+def asked_questions(checkpoint: Checkpoint, config: Config) -> Asked | None:
+    """The questions of a configuration; None where none are given or the checkpoint is a classifier."""
     if config.evaluate.questions is None or checkpoint.kind == "classifier":
         return None
     return encode_questions(checkpoint, read_questions(config.evaluate.questions))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +20,11 @@ from neuronlens.activations.tokens import TokenTracker
 from neuronlens.checkpoint import Checkpoint
 from neuronlens.config import DatasetParams, Scoring
 from neuronlens.dataset import Dataset
-from neuronlens.encoding import encoder_for, resolve_labels
+from neuronlens.encoding import Labels, encoder_for, resolve_labels
 from neuronlens.errors import DatasetError, NonFiniteActivationError
 from neuronlens.evaluation.deciding import Unedited, deciding_passes
 from neuronlens.evaluation.shared_prompt import SharedPrompt
 from neuronlens.interventions.edit import Dose, Edit, edit
-from neuronlens.progress import track
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -103,51 +103,150 @@ def score_rows(
         DatasetError: the split has no rows.
         NonFiniteActivationError: a row has no answer, since a logit is NaN or infinite.
     """
-    model, params = checkpoint.model, text or DatasetParams()
-    labels = resolve_labels(checkpoint, dataset.concepts, params, scoring)
-    rows = np.array([i for i, name in enumerate(dataset.split) if name == split], dtype=np.int64)
-    if not len(rows):
-        raise DatasetError(f"the split {split!r} has no rows", cure="Every split needs some of each concept.")
-    encoded = encoder_for(checkpoint, params, labels.room(scoring)).encode([dataset.text[i] for i in rows])
-    truth = np.array([labels.concepts.index(dataset.concept[i]) for i in rows], dtype=np.int64)
-    shape = (len(interventions) + 1, len(rows))
-    predicted, changed, looked_at = (np.zeros(shape, dtype=np.int32) for _ in range(3))
-    confidence = np.zeros(shape, dtype=np.float32)
+    scorer = RowScorer.of(
+        checkpoint,
+        dataset,
+        interventions,
+        split=split,
+        scoring=scoring,
+        batch_tokens=batch_tokens,
+        text=text,
+        kept=kept,
+    )
+    return scorer.together([scorer.score(range(len(scorer.batches)))], scorer.fidelity())
 
-    batches = token_budget_batches([len(ids) for ids in encoded], batch_tokens)
-    pad_id, device = pad_id_of(checkpoint.tokenizer), model.device
-    with torch.inference_mode():
-        shared = SharedPrompt.of_rows(model, encoded, interventions, _ROOM)
-        few = collate(encoded, batches[-1][-_CHECKED_ROWS:], pad_id=pad_id, device=device)
-        fidelity = check_fidelity(model, interventions, few, encoded[0][: shared.length] if shared else ())
-        tokens = needed_tokens(labels, scoring, classifier=checkpoint.kind == "classifier")
+
+@dataclass(frozen=True)
+class PartScores:
+    """Scores of some of the rows, see `RowScores`.
+
+    Attributes:
+        columns: [n] which rows, counted within the split.
+    """
+
+    columns: Ints
+    predicted: Counts
+    confidence: Floats
+    changed: Counts
+    looked_at: Counts
+
+
+@dataclass(frozen=True)
+class RowScorer:
+    """Scores rows of a split, some batches at a time.
+
+    Attributes:
+        rows: [N] place of each row of the split in the dataset.
+        encoded: [N] their token ids.
+        truth: [N] their concepts.
+        batches: in columns of the split.
+        kept: see `score_rows`; of all batches or none.
+    """
+
+    checkpoint: Checkpoint
+    dataset: Dataset
+    interventions: Sequence[Edit]
+    scoring: Scoring
+    labels: Labels
+    rows: Ints
+    encoded: Sequence[Sequence[int]]
+    truth: Ints
+    batches: Sequence[Ints]
+    kept: Sequence[KeptBatch]
+
+    @classmethod
+    def of(
+        cls,
+        checkpoint: Checkpoint,
+        dataset: Dataset,
+        interventions: Sequence[Edit],
+        *,
+        split: str,
+        scoring: Scoring = "constrained",
+        batch_tokens: int = CPU_TOKENS,
+        text: DatasetParams | None = None,
+        kept: Sequence[KeptBatch] = (),
+    ) -> RowScorer:
+        """See `score_rows`."""
+        params = text or DatasetParams()
+        labels = resolve_labels(checkpoint, dataset.concepts, params, scoring)
+        rows = np.array([i for i, name in enumerate(dataset.split) if name == split], dtype=np.int64)
+        if not len(rows):
+            raise DatasetError(f"the split {split!r} has no rows", cure="Every split needs some of each concept.")
+        encoded = encoder_for(checkpoint, params, labels.room(scoring)).encode([dataset.text[i] for i in rows])
+        truth = np.array([labels.concepts.index(dataset.concept[i]) for i in rows], dtype=np.int64)
+        batches = token_budget_batches([len(ids) for ids in encoded], batch_tokens)
         if [list(part.rows) for part in kept] != [list(rows[batch]) for batch in batches]:
             kept = ()
+        return cls(checkpoint, dataset, interventions, scoring, labels, rows, encoded, truth, batches, kept)
+
+    @cached_property
+    def _shared(self) -> SharedPrompt | None:
+        return SharedPrompt.of_rows(self.checkpoint.model, self.encoded, self.interventions, _ROOM)
+
+    @torch.inference_mode()
+    def fidelity(self) -> tuple[float, float, float]:
+        """`check_fidelity` on a few rows."""
+        model, shared = self.checkpoint.model, self._shared
+        pad_id = pad_id_of(self.checkpoint.tokenizer)
+        few = collate(self.encoded, self.batches[-1][-_CHECKED_ROWS:], pad_id=pad_id, device=model.device)
+        return check_fidelity(model, self.interventions, few, self.encoded[0][: shared.length] if shared else ())
+
+    @torch.inference_mode()
+    def score(self, some: range) -> PartScores:
+        """Scores of the rows of some batches.
+
+        Raises:
+            NonFiniteActivationError: a row has no answer, since a logit is NaN or infinite.
+        """
+        checkpoint, scoring, interventions = self.checkpoint, self.scoring, self.interventions
+        model, classifier = checkpoint.model, checkpoint.kind == "classifier"
+        batches = [self.batches[i] for i in some]
+        kept = [self.kept[i] for i in some] if self.kept else []
+        columns = np.concatenate(batches)
+        slot = np.empty(len(self.rows), dtype=np.int64)  # column of the split -> column here
+        slot[columns] = np.arange(len(columns))
+        shape = (len(interventions) + 1, len(columns))
+        predicted, changed, looked_at = (np.zeros(shape, dtype=np.int32) for _ in range(3))
+        confidence = np.zeros(shape, dtype=np.float32)
         said: dict[int, str] = {}  # what the unedited model went on with
         for part, members in zip(kept, batches, strict=False):
             said |= zip(members.tolist(), part.texts, strict=False)
-        iterated = iterate(encoded, batches, pad_id=pad_id, device=device)
-        passes = all_deciding(model, interventions, iterated, tokens=tokens, shared=shared, kept=kept)
-        for batch, index, logits, dose in track(passes, len(batches) * (len(interventions) + 1), "evaluate"):
+        iterated = iterate(self.encoded, batches, pad_id=pad_id_of(checkpoint.tokenizer), device=model.device)
+        tokens = needed_tokens(self.labels, scoring, classifier=classifier)
+        passes = all_deciding(model, interventions, iterated, tokens=tokens, shared=self._shared, kept=kept)
+        for batch, index, logits, dose in passes:
             texts: Sequence[str] = ()
             if scoring == "generate" and not index and said:
                 texts = [said[place] for place in batch.rows.tolist()]
             elif scoring == "generate":
                 with edit(model, [interventions[index - 1]] if index else []):
-                    texts = continuations(model, checkpoint.tokenizer, encoded, batch.rows, labels.longest + 1)
-            answers = read_answers(logits, labels, scoring, classifier=checkpoint.kind == "classifier", texts=texts)
-            for slot in answers.broken:
+                    texts = continuations(
+                        model, checkpoint.tokenizer, self.encoded, batch.rows, self.labels.longest + 1
+                    )
+            answers = read_answers(logits, self.labels, scoring, classifier=classifier, texts=texts)
+            for broken in answers.broken:
                 what = f"under the edit of site {interventions[index - 1].site}" if index else "of the unedited model"
                 raise NonFiniteActivationError(
-                    f"row {dataset.row[rows[batch.rows[slot]]]}: a logit {what} is not finite; try checkpoint.dtype=float32, "
-                    "and check the weights"
+                    f"row {self.dataset.row[self.rows[batch.rows[broken]]]}: a logit {what} is not finite; "
+                    "try checkpoint.dtype=float32, and check the weights"
                 )
-            own = truth[batch.rows]
-            predicted[index, batch.rows] = answers.predicted.numpy()
-            confidence[index, batch.rows] = answers.confidence.numpy()[np.arange(len(own)), own]
+            own, at = self.truth[batch.rows], slot[batch.rows]
+            predicted[index, at] = answers.predicted.numpy()
+            confidence[index, at] = answers.confidence.numpy()[np.arange(len(own)), own]
             if index:
-                changed[index, batch.rows], looked_at[index, batch.rows] = dose.changed.cpu(), dose.looked_at.cpu()
-    return RowScores(labels.concepts, rows, truth, predicted, confidence, changed, looked_at, *fidelity)
+                changed[index, at], looked_at[index, at] = dose.changed.cpu(), dose.looked_at.cpu()
+        return PartScores(columns, predicted, confidence, changed, looked_at)
+
+    def together(self, parts: Sequence[PartScores], fidelity: tuple[float, float, float]) -> RowScores:
+        """The scores of all rows."""
+        order = np.argsort(np.concatenate([part.columns for part in parts]))
+
+        def whole(name: str) -> Any:
+            return np.concatenate([getattr(part, name) for part in parts], axis=1)[:, order]
+
+        found = (whole("predicted"), whole("confidence"), whole("changed"), whole("looked_at"))
+        return RowScores(self.labels.concepts, self.rows, self.truth, *found, *fidelity)
 
 
 def check_fidelity(

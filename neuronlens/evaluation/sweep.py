@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from neuronlens.activations.hidden import KeptBatch, kept_key, take_over
 from neuronlens.activations.memory import batch_budget
 from neuronlens.artifact import write_table
-from neuronlens.checkpoint import Checkpoint, default_device, open_checkpoint
+from neuronlens.checkpoint import Checkpoint, default_device
 from neuronlens.config import Config
-from neuronlens.dataset import Dataset, read_dataset, read_documents
-from neuronlens.evaluation.choice import FAMILIES, choose, members
+from neuronlens.dataset import Dataset, read_documents
 from neuronlens.evaluation.contrasts import contrasts_table
-from neuronlens.evaluation.frontier import frontier_tables, walked
+from neuronlens.evaluation.frontier import frontier_tables
 from neuronlens.evaluation.matched import Losses
-from neuronlens.evaluation.measure import MEASURED, SELECTIVITY, adjust, measure
-from neuronlens.evaluation.methods import Method, by_place, distinct, read_methods
+from neuronlens.evaluation.measure import MEASURED, adjust
+from neuronlens.evaluation.methods import Method, distinct
+from neuronlens.evaluation.planned import QUESTIONS, TEST, TEXT, VALIDATION, Evaluation, Scored
 from neuronlens.evaluation.questions import COLUMNS as QUESTION_COLUMNS
-from neuronlens.evaluation.questions import question_columns, question_facts
+from neuronlens.evaluation.questions import asked_questions, question_columns, question_facts, score_questions
 from neuronlens.evaluation.scoring import RowScores, score_rows
 from neuronlens.evaluation.text import document_losses, perplexity
 from neuronlens.evaluation.uncertainty import ratio
-from neuronlens.interventions.edit import Edit
+from neuronlens.parts import Held, Parts
 
 IDENTITY = (
     *("site", "concept", "method", "setting", "role", "saliency", "top", "range", "base", "tau", "threshold", "gate"),
@@ -41,7 +40,7 @@ _TYPES: Mapping[str, pa.DataType] = {
 }
 
 
-def evaluate(config: Config, inputs: Mapping[str, Path], out: Path) -> dict[str, object]:
+def evaluate(config: Config, inputs: Mapping[str, Path], out: Path, parts: Parts | None = None) -> dict[str, object]:
     """The stage: results.parquet (one row per site, concept and method) and rows/ (what each row of text did under each of them).
 
     Where there are candidates of the tuned method, also validation.parquet (what choices were made on), chosen.parquet (what was chosen, in
@@ -51,32 +50,37 @@ def evaluate(config: Config, inputs: Mapping[str, Path], out: Path) -> dict[str,
     Args:
         inputs: `prepare` and `fit`, the folders of those stages.
         out: an empty folder.
+        parts: groups of rows that are scored already are not scored again; all are, unless told otherwise.
 
     Returns:
         Facts for the manifest.
     """
-    checkpoint, dataset = open_checkpoint(config.checkpoint), read_dataset(inputs["prepare"])
-    known = read_methods(inputs["fit"], config)
-    candidates = [method for method in known if not method.is_control] if config.interventions.tuned else []
-    kept = take_over(kept_key(config, checkpoint, dataset, batch_budget(config.extract.batch_tokens, checkpoint.model)))
-    tried = None
-    if candidates and "validation" in dataset.split:
-        tried = _Scored(checkpoint, dataset, candidates, config, "validation", kept)
-    chosen = _choices(candidates, tried)
-    # test rows see those candidates that the validation rows chose or put on a path, and the controls of what was chosen
-    mirrored = [candidates[i] for (_, _, family), i in chosen.items() if family == "tuned"]
-    walks = {} if tried is None else walked(candidates, tried.scores, tried.places)
-    of_use = {id(candidates[i]) for i in (*chosen.values(), *chain(*walks.values()))}
-    methods = [
-        method
-        for method in known
-        if method.role == "sweep"
-        or id(method) in of_use
-        or (method.is_control and any(method.mirrors(other) for other in mirrored))
-    ]
-    judged = _Scored(checkpoint, dataset, methods, config, "test", kept)
-    losses = _losses(checkpoint, judged.edits, config)
-    rows = _results(checkpoint, judged, losses, config)
+    own = Parts(out / ".parts") if parts is None else parts
+    found = _plan(own.folder, config, inputs)
+    try:
+        facts = _evaluate(found, config, inputs, own, out)
+    finally:
+        _held.clear()
+    if parts is None:
+        own.clear()
+    return facts
+
+
+def _evaluate(
+    found: Evaluation, config: Config, inputs: Mapping[str, Path], parts: Parts, out: Path
+) -> dict[str, object]:
+    checkpoint, dataset, candidates = found.checkpoint, found.dataset, found.candidates
+    tried: Scored | None = None
+    validated: Mapping[str, Path] = {}
+    if found.validates:
+        validated = parts.make(found.names(VALIDATION), partial(_make, parts.folder, config, inputs, None))
+        tried = found.scored(VALIDATION, validated)
+    settled = found.judge(tried)
+    chosen, methods = settled.chosen, settled.methods
+    names = [name for kind in (TEST, TEXT, QUESTIONS) for name in found.names(kind)]
+    tested = parts.make(names, partial(_make, parts.folder, config, inputs, validated))
+    judged, losses = found.scored(TEST, tested), found.losses(tested)
+    rows = _results(judged, losses, question_columns(found.answers(tested), len(judged.edits)), config)
     write_table(out / "results.parquet", adjust(pa.Table.from_pylist(rows, schema=_schema())))
     if chosen:
         aliases = _aliases(methods, candidates, chosen)
@@ -87,7 +91,7 @@ def evaluate(config: Config, inputs: Mapping[str, Path], out: Path) -> dict[str,
             edits.setdefault((rows[i]["site"], name), {})[rows[i]["concept"]] = judged.places[i]
         write_table(out / "contrasts.parquet", contrasts_table(judged.scores, edits))
     if tried is not None:
-        write_table(out / "validation.parquet", tried.table(config.seed))
+        write_table(out / "validation.parquet", _validation(tried, config.seed))
         judgeable = {*map(id, methods)}
         run = [method for method in candidates if id(method) in judgeable]
         frontier, matched = frontier_tables(
@@ -114,7 +118,7 @@ def evaluate(config: Config, inputs: Mapping[str, Path], out: Path) -> dict[str,
         "suffix_tolerance": scores.suffix_tolerance,
         "bootstrap": config.evaluate.bootstrap,
         "perplexity": losses is not None,
-        "questions": question_facts(checkpoint, config),
+        "questions": question_facts(found.asked),
         "dtype": str(checkpoint.model.dtype).removeprefix("torch."),
         "device": default_device(),
         "seed": config.seed,
@@ -133,96 +137,62 @@ def evaluate_methods(
         results.parquet as a table, one row per method, and the scores of the single rows behind it, index i + 1 being method i.
     """
     config = config or Config()
-    judged = _Scored(checkpoint, dataset, methods, config, "test")
-    losses = _losses(checkpoint, judged.edits, config)
-    rows = _results(checkpoint, judged, losses, config)
-    return adjust(pa.Table.from_pylist(rows, schema=_schema())), judged.scores.take(judged.places)
+    different, index = distinct(methods)
+    edits, places = [method.edit(config.extract.pooling) for method in different], [i + 1 for i in index]
+    budget = batch_budget(config.extract.batch_tokens, checkpoint.model)
+    scores = score_rows(
+        checkpoint, dataset, edits, scoring=config.evaluate.scoring, batch_tokens=budget, text=config.dataset
+    )
+    losses, asked = None, asked_questions(checkpoint, config)
+    if config.evaluate.auxiliary is not None and checkpoint.kind == "language_model":
+        documents = read_documents(config.evaluate.auxiliary, config.evaluate.auxiliary_rows)
+        losses = Losses(*document_losses(checkpoint, documents, edits, max_tokens=config.dataset.max_tokens))
+    answers = None if asked is None else score_questions(checkpoint, asked, edits, batch_tokens=budget)
+    judged = Scored(methods, edits, places, scores)
+    rows = _results(judged, losses, question_columns(answers, len(edits)), config)
+    return adjust(pa.Table.from_pylist(rows, schema=_schema())), scores.take(places)
 
 
-class _Scored:
-    """Scores of some methods on the rows of a split. Methods that do the same to the model are run once.
+_held: Held[Evaluation] = Held()
 
-    Attributes:
-        methods: as given.
-        edits: that differ.
-        places: index of each method's edit in the scores, from 1.
-        scores: of the edits.
+
+def _plan(key: Path, config: Config, inputs: Mapping[str, Path]) -> Evaluation:
+    """The plan of a run.
+
+    Args:
+        key: where its parts lie: no other run's lie there.
     """
-
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        dataset: Dataset,
-        methods: Sequence[Method],
-        config: Config,
-        split: Literal["validation", "test"],
-        kept: Mapping[str, Sequence[KeptBatch]] | None = None,
-    ) -> None:
-        self.methods = methods
-        different, index = distinct(methods)
-        self.edits = [method.edit(config.extract.pooling) for method in different]
-        self.places = [i + 1 for i in index]
-        self.scores = score_rows(
-            checkpoint,
-            dataset,
-            self.edits,
-            split=split,
-            scoring=config.evaluate.scoring,
-            batch_tokens=batch_budget(config.extract.batch_tokens, checkpoint.model),
-            text=config.dataset,
-            kept=(kept or {}).get(split, ()),
-        )
-        self._known = {id(method): place for method, place in zip(methods, self.places, strict=True)}
-
-    def of(self, methods: Sequence[Method]) -> list[int]:
-        """Index of some of the methods' edits in the scores."""
-        return [self._known[id(method)] for method in methods]
-
-    def rows(self, seed: int) -> list[dict[str, Any]]:
-        """Identity and measured columns of every method."""
-        rows: list[dict[str, Any]] = [method.identity | {"seed": seed} for method in self.methods]
-        for (_, concept), places in by_place(self.methods).items():
-            found = measure(self.scores, concept, [self.places[i] for i in places])
-            for i, columns in zip(places, found, strict=True):
-                rows[i] |= columns
-        return rows
-
-    def table(self, seed: int) -> pa.Table:
-        """validation.parquet."""
-        names = [*IDENTITY, "n_target", "n_complement", *MEASURED]
-        return adjust(pa.Table.from_pylist(self.rows(seed), schema=_columns(names)))
+    return _held.get(key, lambda: Evaluation(config, inputs))
 
 
-def _choices(candidates: Sequence[Method], tried: _Scored | None) -> dict[tuple[str, str, str], int]:
-    """(site, concept, family) -> place of the candidate that the validation rows choose; the first where there are none."""
-    scores = [] if tried is None else tried.rows(0)
-    found: dict[tuple[str, str, str], int] = {}
-    for site, concept in by_place(candidates):
-        for family in FAMILIES:
-            own = members(candidates, site, concept, family)
-            if own:
-                selectivity, confidence = (
-                    np.array([np.nan if not scores or scores[i][name] is None else scores[i][name] for i in own])
-                    for name in SELECTIVITY.values()
-                )
-                found[site, concept, family] = own[choose([candidates[i] for i in own], selectivity, confidence)]
-    return found
+def _make(
+    key: Path, config: Config, inputs: Mapping[str, Path], validated: Mapping[str, Path] | None, name: str, out: Path
+) -> Mapping[str, object]:
+    """A part, in whichever process this is.
+
+    Args:
+        validated: the parts on validation rows, if there are such; None where this is one of them.
+    """
+    found = _plan(key, config, inputs)
+    if validated is not None and found.judged is None:
+        found.judge(found.scored(VALIDATION, validated) if validated else None)
+    return found.make(name, out)
 
 
-def _losses(checkpoint: Checkpoint, edits: Sequence[Edit], config: Config) -> Losses | None:
-    if config.evaluate.auxiliary is None or checkpoint.kind != "language_model":
-        return None
-    documents = read_documents(config.evaluate.auxiliary, config.evaluate.auxiliary_rows)
-    return Losses(*document_losses(checkpoint, documents, edits, max_tokens=config.dataset.max_tokens))
+def _validation(tried: Scored, seed: int) -> pa.Table:
+    """validation.parquet."""
+    names = [*IDENTITY, "n_target", "n_complement", *MEASURED]
+    return adjust(pa.Table.from_pylist(tried.rows(seed), schema=_columns(names)))
 
 
-def _results(checkpoint: Checkpoint, judged: _Scored, losses: Losses | None, config: Config) -> list[dict[str, Any]]:
+def _results(
+    judged: Scored, losses: Losses | None, questions: Sequence[Mapping[str, float | None]], config: Config
+) -> list[dict[str, Any]]:
     """The rows of results.parquet, in the order of the methods."""
     rows = judged.rows(config.seed)
     ratios = _perplexities(losses, len(judged.edits))
-    questions = question_columns(checkpoint, judged.edits, config)
     for row, place in zip(rows, judged.places, strict=True):
-        row |= ratios[place - 1] | questions[place - 1]
+        row |= {**ratios[place - 1], **questions[place - 1]}
     return rows
 
 
@@ -264,7 +234,7 @@ def _columns(names: Sequence[str]) -> pa.Schema:
     return pa.schema([(name, pa.string() if name in text else _TYPES.get(name, pa.float64())) for name in names])
 
 
-def _rows_table(judged: _Scored, dataset: Dataset, site: str) -> pa.Table:
+def _rows_table(judged: Scored, dataset: Dataset, site: str) -> pa.Table:
     """What each test row did under each method of a site: concept, role and method, then the row's answer and dose."""
     scores = judged.scores
     names = np.array([*scores.concepts, None], dtype=object)  # -1, no concept, picks the last

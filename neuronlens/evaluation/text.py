@@ -7,6 +7,8 @@ what the last block gives changes the losses behind the tokens that it changes, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +27,6 @@ from neuronlens.evaluation.predictions import Predictions
 from neuronlens.evaluation.suffix import resumed_passes, run_unedited, split_at_head
 from neuronlens.evaluation.unembedding import Unembedding
 from neuronlens.interventions.edit import Edit
-from neuronlens.progress import track
 from neuronlens.sites import layer_count
 
 if TYPE_CHECKING:
@@ -48,27 +49,67 @@ def document_losses(
     Returns:
         [M + 1, N] sum of each document's token losses in nats, and [N] how many tokens were predicted.
     """
-    model = checkpoint.model
-    encoder = Encoder(checkpoint.tokenizer, min(max_tokens, longest_input(checkpoint)))
-    encoded = [ids for ids in encoder.encode(documents) if len(ids) > 1]
-    if not encoded:
-        raise DatasetError(
-            "no document has two tokens", where="evaluate.auxiliary", cure="Perplexity needs running text."
-        )
-    losses = np.zeros((len(interventions) + 1, len(encoded)))
-    batches = token_budget_batches([len(ids) for ids in encoded], batch_budget("auto", model))
-    halving = Halving()
-    with torch.inference_mode():
-        unembedding = Unembedding.of(model)
+    scorer = TextScorer.of(checkpoint, documents, interventions, max_tokens=max_tokens)
+    return scorer.together([scorer.score(range(len(scorer.batches)))])
+
+
+@dataclass(frozen=True)
+class TextScorer:
+    """Computes losses of documents, some batches at a time; see `document_losses`.
+
+    Attributes:
+        encoded: [N] token ids of the documents that predict something.
+        batches: of them.
+    """
+
+    checkpoint: Checkpoint
+    interventions: Sequence[Edit]
+    encoded: Sequence[Sequence[int]]
+    batches: Sequence[Ints]
+
+    @cached_property
+    def _unembedding(self) -> Unembedding | None:
+        return Unembedding.of(self.checkpoint.model)
+
+    @classmethod
+    def of(
+        cls, checkpoint: Checkpoint, documents: Sequence[str], interventions: Sequence[Edit], *, max_tokens: int = 128
+    ) -> TextScorer:
+        """See `document_losses`.
+
+        Raises:
+            DatasetError: no document has two tokens.
+        """
+        encoder = Encoder(checkpoint.tokenizer, min(max_tokens, longest_input(checkpoint)))
+        encoded = [ids for ids in encoder.encode(documents) if len(ids) > 1]
+        if not encoded:
+            raise DatasetError(
+                "no document has two tokens", where="evaluate.auxiliary", cure="Perplexity needs running text."
+            )
+        batches = token_budget_batches([len(ids) for ids in encoded], batch_budget("auto", checkpoint.model))
+        return cls(checkpoint, interventions, encoded, batches)
+
+    @torch.inference_mode()
+    def score(self, some: range) -> tuple[Ints, Doubles]:
+        """[n] which documents some batches hold, and [M + 1, n] the sums of their tokens' losses."""
+        model, checkpoint = self.checkpoint.model, self.checkpoint
+        batches = [self.batches[i] for i in some]
+        losses, halving = np.zeros((len(self.interventions) + 1, len(self.encoded))), Halving()
 
         def run(batch: Batch) -> Iterator[tuple[int, torch.Tensor]]:
-            return _text_losses(model, unembedding, interventions, batch)
+            return _text_losses(model, self._unembedding, self.interventions, batch)
 
-        iterated = iterate(encoded, batches, pad_id=pad_id_of(checkpoint.tokenizer), device=model.device)
-        passes = (found for batch in iterated for found in halving.stream(batch, run))
-        for part, (index, found) in track(passes, len(batches) * (len(interventions) + 1), "perplexity"):
-            losses[index, part.rows] = found.cpu()
-    return losses, np.array([len(ids) - 1 for ids in encoded], dtype=np.int64)
+        for batch in iterate(self.encoded, batches, pad_id=pad_id_of(checkpoint.tokenizer), device=model.device):
+            for part, (index, found) in halving.stream(batch, run):
+                losses[index, part.rows] = found.cpu()
+        columns = np.concatenate(batches)
+        return columns, losses[:, columns]
+
+    def together(self, parts: Sequence[tuple[Ints, Doubles]]) -> tuple[Doubles, Ints]:
+        """What `document_losses` returns."""
+        order = np.argsort(np.concatenate([columns for columns, _ in parts]))
+        losses = np.concatenate([found for _, found in parts], axis=1)[:, order]
+        return losses, np.array([len(ids) - 1 for ids in self.encoded], dtype=np.int64)
 
 
 def perplexity(losses: Doubles, predicted: Ints) -> Doubles:

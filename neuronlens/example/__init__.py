@@ -90,7 +90,7 @@ def make_example(out: Path, *, seed: int = 0, progress: Callable[[str], None] | 
         UserError: `out` holds something else, or accelerate, which the Trainer needs, is not installed.
     """
     example = Example(out)
-    if _is_made(example, seed):
+    if is_made(example, seed):
         return example
     _check(example)
     tell = progress or (lambda _: None)
@@ -105,7 +105,7 @@ def make_example(out: Path, *, seed: int = 0, progress: Callable[[str], None] | 
     return example
 
 
-def _is_made(example: Example, seed: int) -> bool:
+def is_made(example: Example, seed: int = 0) -> bool:
     """Whether the folder holds the example of this recipe and seed, whole. Costs milliseconds, and no import of torch."""
     try:
         record = read_json(example.record)

@@ -45,6 +45,21 @@ def metrics(audit: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
+def concept_metrics(audit: Mapping[str, Any]) -> dict[str, float]:
+    """The main methods' numbers at the deepest site, concept by concept: method/concept/measured -> number."""
+    found: dict[str, float | None] = {}
+    last = audit["sites"][-1]["site"]
+    for row in main_summaries(audit):
+        if row["site"] != last:
+            continue
+        name = row["method"] if row["role"] == "chosen" else f"{row['kind']}/{row['saliency']}"
+        same = ("site", "method", "role")
+        for own in audit["results"]:
+            if all(own[key] == row[key] for key in same):
+                found |= {f"{name}/{own['concept']}/{measured}": own.get(measured) for measured in _PER_METHOD}
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def plot_rows(audit: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """File name -> rows with the columns that `dvc plots` can draw: every method by concept, and as means over concepts."""
     by_concept = [*_PLOTTED, *_DRAWN]

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from neuronlens.activations import extract as module
-from neuronlens.activations import passes, store
+from neuronlens.activations import extraction, passes, store
 from neuronlens.activations.batching import split_batches
 from neuronlens.activations.extract import collect_activations, extract
 from neuronlens.activations.head import deciding_hidden
@@ -20,6 +19,7 @@ from neuronlens.checkpoint import load_checkpoint
 from neuronlens.config import Config, DatasetParams
 from neuronlens.encoding import encoder_for
 from neuronlens.errors import DatasetError, NonFiniteActivationError, OutOfMemoryError, SiteError
+from neuronlens.parts import Parts
 from neuronlens.sites import Site
 from tests.conftest import hooks, sentences
 from tests.models import CONCEPTS, FAMILIES, HIDDEN, LANGUAGE_MODELS
@@ -189,7 +189,7 @@ def test_every_row_is_run_once_and_documents_apart(checkpoints, dataset, prepare
 
     opened = load_checkpoint(checkpoint.path)
     opened.model.__class__ = Counted
-    monkeypatch.setattr(module, "open_checkpoint", lambda _: opened)
+    monkeypatch.setattr(extraction, "open_checkpoint", lambda _: opened)
     facts = extract(config, {"prepare": prepared}, tmp_path / "extract")
     encoded = encoder_for(checkpoint, config.dataset).encode(dataset.text)
     lengths = [len(ids) for ids in encoded]
@@ -212,10 +212,49 @@ def test_shards_written_behind_the_model_are_those_written_in_line(checkpoints, 
     monkeypatch.setattr(store, "_SHARD_BYTES", 4 * 24 * 5)
     behind, in_line = tmp_path / "behind", tmp_path / "in_line"
     extract(config, {"prepare": prepared}, behind)
-    monkeypatch.setattr(module.ShardWriter, "submit", lambda _, job: job())
-    extract(config, {"prepare": prepared}, in_line)
+    one_by_one = Parts(tmp_path / "parts", lambda maker, names: [*map(maker, names)])
+    extract(config, {"prepare": prepared}, in_line, one_by_one)
     assert len(contents(behind)) > 12
     assert contents(behind) == contents(in_line)
+
+
+def test_an_interrupted_extraction_goes_on_where_it_stopped(checkpoints, prepared, tmp_path, monkeypatch):
+    """Shards that are whole are not read again, one that was hurt is, and the artifact is the same to the byte."""
+    (tmp_path / "auxiliary.txt").write_text("\n".join(sentences(9, seed=5)))
+    config = Config.model_validate(
+        {
+            "checkpoint": {"path": str(checkpoints("gpt2").path)},
+            "extract": {"sites": EVERYWHERE, "batch_tokens": 50},
+            "evaluate": {"auxiliary": str(tmp_path / "auxiliary.txt"), "auxiliary_rows": 4},
+        }
+    )
+    monkeypatch.setattr(store, "_SHARD_BYTES", 4 * 24 * 5)
+    undisturbed, resumed = tmp_path / "undisturbed", tmp_path / "resumed"
+    facts = extract(config, {"prepare": prepared}, undisturbed)
+    made = []
+
+    def some(maker, names):
+        for name in names:
+            if len(made) == 4:
+                raise KeyboardInterrupt
+            made.append(name)
+            maker(name)
+
+    with pytest.raises(KeyboardInterrupt):
+        extract(config, {"prepare": prepared}, resumed, Parts(tmp_path / "parts", some))
+    hurt = next((tmp_path / "parts" / made[1]).rglob("*.parquet"))
+    hurt.write_bytes(hurt.read_bytes()[:-9])
+    again = []
+
+    def rest(maker, names):
+        again.extend(names)
+        for name in names:
+            maker(name)
+
+    assert extract(config, {"prepare": prepared}, resumed, Parts(tmp_path / "parts", rest)) == facts
+    assert set(again) & set(made) == {made[1]}
+    assert len({*made, *again}) == facts["shards"] + 1
+    assert contents(resumed) == contents(undisturbed)
 
 
 def test_a_full_disk_ends_the_stage_with_the_original_error(checkpoints, prepared, tmp_path, monkeypatch):
@@ -227,8 +266,8 @@ def test_a_full_disk_ends_the_stage_with_the_original_error(checkpoints, prepare
     checkpoint = checkpoints("bert")
     config = Config.model_validate({"checkpoint": {"path": str(checkpoint.path)}, "extract": {"batch_tokens": 50}})
     monkeypatch.setattr(store, "_SHARD_BYTES", 4 * 16 * 5)
-    monkeypatch.setattr(module, "write_shard", full)
-    monkeypatch.setattr(module, "open_checkpoint", lambda _: checkpoint)  # no hook may be left on its model
+    monkeypatch.setattr(extraction, "write_shard", full)
+    monkeypatch.setattr(extraction, "open_checkpoint", lambda _: checkpoint)  # no hook may be left on its model
     with pytest.raises(OSError, match="No space left") as caught:
         extract(config, {"prepare": prepared}, tmp_path / "extract")
     assert caught.value is error

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from neuronlens.activations import extract as module
-from neuronlens.activations import hidden
+from neuronlens.activations import extraction, hidden
 from neuronlens.activations.batching import collate, pad_id_of, token_budget_batches
 from neuronlens.activations.extract import extract
 from neuronlens.activations.head import deciding_hidden
@@ -153,14 +152,21 @@ def batch_of(rows=2, tokens=3, dtype=torch.float32):
 
 def test_a_split_that_turns_out_larger_is_dropped():
     size = batch_of().nbytes
-    keeper = Keeper([1], {"test": 2 * size, "validation": size}, 4 * size)
+    keeper = Keeper([1], {"test": 2 * size, "validation": size}, {"test": 2, "validation": 1}, 4 * size)
     for split in ("validation", "test", "fit"):
-        keeper.add(split, batch_of())
-    assert {split: len(batches) for split, batches in keeper.batches.items()} == {"test": 1, "validation": 1}
-    keeper.add("validation", batch_of())
-    keeper.add("validation", batch_of())
-    keeper.add("test", batch_of(dtype=torch.float64))
-    assert keeper.batches == {}
+        keeper.add(split, 0, batch_of())
+    assert {split: len(batches) for split, batches in keeper.batches.items()} == {"validation": 1}, "test is not whole"
+    keeper.add("validation", 0, batch_of())
+    keeper.add("validation", 0, batch_of())
+    keeper.add("test", 1, batch_of(dtype=torch.float64))
+    assert (keeper.batches, keeper.keeps("test")) == ({}, False)
+
+
+def test_batches_are_kept_in_their_order_however_they_come():
+    keeper = Keeper([1], {"test": 1 << 20}, {"test": 3}, 1 << 20)
+    for place in (2, 0, 1):
+        keeper.add("test", place, batch_of(rows=place + 1))
+    assert [len(batch.rows) for batch in keeper.batches["test"]] == [1, 2, 3]
 
 
 def test_a_quarter_of_the_memory_is_kept_at_most(checkpoints, monkeypatch):
@@ -169,7 +175,8 @@ def test_a_quarter_of_the_memory_is_kept_at_most(checkpoints, monkeypatch):
     need = 2 * (3 + 1) * HIDDEN * 4
     for available, kept in ((4 * need, {"test"}), (4 * need - 4, set())):
         monkeypatch.setattr(hidden, "available_memory", lambda available=available: available)
-        assert set(Keeper.of_sites(model, sites, batches, lengths).batches) == kept
+        keeper = Keeper.of_sites(model, sites, batches, lengths)
+        assert {split for split in batches if keeper.keeps(split)} == kept
 
 
 def test_an_output_keeps_its_form_and_nothing_that_hangs_on_it():
@@ -241,7 +248,7 @@ def test_a_failing_stage_hands_nothing_over(checkpoints, dataset, prepared, tmp_
 
     checkpoint = checkpoints("bert")
     config = settings(checkpoint)
-    monkeypatch.setattr(module, "write_ordinary", full)
+    monkeypatch.setattr(extraction, "write_ordinary", full)
     with pytest.raises(OSError, match="no space left"):
         extract(config, {"prepare": prepared}, tmp_path / "extract")
     assert take_over(kept_key(config, checkpoint, dataset, BUDGET)) is None

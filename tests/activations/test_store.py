@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -64,15 +66,16 @@ def test_equal_values_give_equal_bytes(tmp_path):
 
 def test_shards_keep_whole_batches_in_order_and_fit_the_widest_site(monkeypatch):
     monkeypatch.setattr(store, "_SHARD_BYTES", 4 * 10 * 8)  # ten rows of eight neurons
-    batches = [np.arange(4), np.arange(4, 8), np.arange(8, 10), np.arange(10, 30), np.arange(30, 31)]
+    edges = [0, 4, 8, 10, 30, 31]
+    batches = [("fit", place, np.arange(*ends)) for place, ends in enumerate(pairwise(edges))]
     shards = plan_shards(batches, [2, 8])
-    assert [[len(batch) for batch in shard] for shard in shards] == [[4, 4, 2], [20], [1]]
-    assert np.concatenate([batch for shard in shards for batch in shard]).tolist() == list(range(31))
+    assert [[len(rows) for _, _, rows in shard] for shard in shards] == [[4, 4, 2], [20], [1]]
+    assert [batch for shard in shards for batch in shard] == batches
 
 
 def test_shards_of_all_sites_together_fit_into_memory(monkeypatch):
     monkeypatch.setattr(store, "_MEMORY_BYTES", 4 * 10 * 8)
-    batches = [np.arange(4 * i, 4 * i + 4) for i in range(3)]
+    batches = [("fit", i, np.arange(4 * i, 4 * i + 4)) for i in range(3)]
     assert [len(shard) for shard in plan_shards(batches, [8])] == [2, 1]
     assert [len(shard) for shard in plan_shards(batches, [4, 8, 4])] == [1, 1, 1]
 

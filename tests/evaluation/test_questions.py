@@ -14,7 +14,7 @@ from neuronlens.checkpoint import load_checkpoint
 from neuronlens.config import Config
 from neuronlens.encoding import encode_questions, question_prompt
 from neuronlens.evaluation.methods import Method
-from neuronlens.evaluation.questions import COLUMNS, question_columns, question_facts, score_questions
+from neuronlens.evaluation.questions import COLUMNS, asked_questions, question_columns, question_facts, score_questions
 from neuronlens.evaluation.sweep import evaluate_methods
 from neuronlens.evaluation.uncertainty import wilson
 from neuronlens.interventions.edit import Intervention
@@ -128,8 +128,9 @@ def written(tmp_path):
 def test_the_columns_are_rates_with_their_wilson_intervals(lettered, written):
     checkpoint = lettered("gpt2")
     config = Config.model_validate({"evaluate": {"questions": str(written)}})
+    asked = asked_questions(checkpoint, config)
     correct = score_questions(checkpoint, encode_questions(checkpoint, some_questions()), edits_at(0))
-    found = question_columns(checkpoint, edits_at(0), config)
+    found = question_columns(score_questions(checkpoint, asked, edits_at(0)), len(edits_at(0)))
     for hits, row in zip(correct[1:], found, strict=True):
         low, high = wilson(int(hits.sum()), 12)
         assert row == {
@@ -138,7 +139,7 @@ def test_the_columns_are_rates_with_their_wilson_intervals(lettered, written):
             "questions_accuracy_low": low,
             "questions_accuracy_high": high,
         }
-    assert question_facts(checkpoint, config) == {"used": 12, "left_out": 1}
+    assert question_facts(asked) == {"used": 12, "left_out": 1}
 
 
 def test_results_have_the_columns_where_questions_are_asked(lettered, dataset, written):
@@ -151,7 +152,8 @@ def test_results_have_the_columns_where_questions_are_asked(lettered, dataset, w
         for part in (given, {"bootstrap": 100})
     )
     edits = [Intervention.of(methods[0].ranges)]
-    expected = question_columns(checkpoint, edits, Config.model_validate({"evaluate": given}))[0]
+    questions = asked_questions(checkpoint, Config.model_validate({"evaluate": given}))
+    expected = question_columns(score_questions(checkpoint, questions, edits), 1)[0]
     assert {name: asked[name] for name in COLUMNS} == expected
     assert {name: unasked[name] for name in COLUMNS} == dict.fromkeys(COLUMNS)
     assert {name: value for name, value in asked.items() if name not in COLUMNS} == {
@@ -161,5 +163,6 @@ def test_results_have_the_columns_where_questions_are_asked(lettered, dataset, w
 
 def test_a_classifier_is_not_asked(checkpoints, written):
     config = Config.model_validate({"evaluate": {"questions": str(written)}})
-    assert question_columns(checkpoints("bert"), edits_at(0), config) == [dict.fromkeys(COLUMNS)] * 2
-    assert question_facts(checkpoints("bert"), config) is None
+    assert asked_questions(checkpoints("bert"), config) is None
+    assert question_columns(None, 2) == [dict.fromkeys(COLUMNS)] * 2
+    assert question_facts(None) is None

@@ -203,7 +203,7 @@ def test_flags_stand_for_single_keys(here: Path, told: list[tuple[Config, Path, 
     assert (config.dataset.text, config.dataset.label, config.dataset.split) == ("no", "C: x", "2024")
     assert (config.seed, config.fit.rows) == (3, "all")
     assert folder == Path("audits") / audit_id(config)
-    assert options == {"use_flow": True, "force": True}
+    assert options == {"use_flow": True, "force": True, "create": True}
 
 
 @pytest.mark.usefixtures("here")
@@ -272,8 +272,10 @@ def test_the_plan_names_the_way_and_the_cost_of_every_part(
 ) -> None:
     options = [part for part in _as_options(configure()) if part != "audit"]
     assert main(["plan", *options]) == 0
-    lines = capfd.readouterr().out.splitlines()
-    assert "rows; " in lines[0]
+    text = capfd.readouterr().out
+    decided, _, costs = text.partition("rows; ")
+    assert [line.split()[:2] for line in decided.splitlines()[3:8]] == [[name, "computed"] for name in STAGES]
+    lines = costs.splitlines()
     assert lines[1].startswith("a plain forward pass over them: ")
     parts = [line.split()[0] for line in lines[4:] if line and not line.startswith("activations")]
     assert parts[0] == "extract"

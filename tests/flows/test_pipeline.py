@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 import yaml
 
+from neuronlens import methods
 from neuronlens.config import PRESETS
 from neuronlens.example import PROMPT, Example
 from neuronlens.params import load_config
-from neuronlens.stages import STAGES, run_stage
+from neuronlens.stages import PATHS, STAGES, Stage, run_stage
+from tasks.pipeline import Pipeline, pipeline_text
 from tests.conftest import ROOT
 
 AUDIT = Path("audits/example")
@@ -67,8 +69,9 @@ def test_dvc_has_the_stages_in_their_order(pipeline: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
-def test_dvc_knows_everything_a_stage_depends_on(stage: Any, pipeline: dict[str, Any]) -> None:
+def test_dvc_knows_everything_a_stage_depends_on(stage: Stage, pipeline: dict[str, Any]) -> None:
     known = pipeline[stage.name]
+    params = [param for param in known["params"] if isinstance(param, str)]
     outside = {
         "dataset": "${dataset.path}",
         "checkpoint": "${checkpoint.path}",
@@ -79,22 +82,48 @@ def test_dvc_knows_everything_a_stage_depends_on(stage: Any, pipeline: dict[str,
     given = {
         outside[name] for name in stage.outside if name != "questions"
     }  # the example has none: no file to depend on
-    assert {str(AUDIT / need) for need in stage.needs} | given < set(known["deps"])
+    assert {str(AUDIT / need) for need in stage.needs} | given == set(known.get("deps", ()))
     if "questions" in stage.outside:
-        assert {"evaluate", "evaluate.questions"} & set(known["params"])
+        assert {"evaluate", "evaluate.questions"} & set(params)
     for param in stage.params:
-        assert param in known["params"] or param.partition(".")[0] in known["params"]
+        assert param in params or param.partition(".")[0] in params
     governed = {section for values in PRESETS.values() for section in values} | {"preset"}
-    assert ("preset" in known["params"]) == any(param.partition(".")[0] in governed for param in stage.params)
+    assert ("preset" in params) == any(param.partition(".")[0] in governed for param in stage.params)
+    assert known["params"][-1] == {"neuronlens/methods.py": [stage.name.upper()]}
+    assert getattr(methods, stage.name.upper()) == stage.method
+
+
+def test_an_audits_own_pipeline_is_made_after_the_one_at_the_root(tmp_path: Path) -> None:
+    """The same stages, the same metrics and plots; but parameters and identities stand for paths."""
+    root = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    config = load_config(ROOT / "params.yaml")
+    own = yaml.safe_load(pipeline_text(config, Pipeline(tmp_path, tmp_path / AUDIT, f"{AUDIT}/dvc.yaml")))
+    assert list(own["stages"]) == list(STAGES)
+    for name, stage in own["stages"].items():
+        theirs = root["stages"][name]
+        assert (stage["cmd"], stage["outs"], stage["wdir"]) == (theirs["cmd"], theirs["outs"], "../..")
+        assert set(stage.get("deps", ())) == {dep for dep in theirs["deps"] if dep.startswith(str(AUDIT))}
+        (params,) = stage["params"]
+        (keys,) = params.values()
+        assert {f"audited.of.{given}" for given in STAGES[name].outside} <= set(keys)
+        assert f"audited.methods.{name}" in keys
+        assert not [key for key in keys if key.rpartition(".")[2] in PATHS and not key.startswith("audited.")]
+        for param in STAGES[name].params:
+            assert any(key == param or key.startswith(f"{param}.") or param.startswith(f"{key}.") for key in keys)
+    assert f"{AUDIT}/{own['metrics'][0]}" in root["metrics"]
+    moved = yaml.safe_load(yaml.safe_dump(own["plots"]).replace("report/", f"{AUDIT}/report/"))
+    assert moved == root["plots"]
 
 
 def test_dvc_runs_a_stage_and_then_has_nothing_to_do(originals: Path, here: Path) -> None:
     for name in ("dvc.yaml", "params.yaml", ".dvcignore"):
         shutil.copy(ROOT / name, here)
     (here / ".dvc").mkdir()
-    (here / ".dvc/config").write_text((ROOT / ".dvc/config").read_text() + "    no_scm = true\n")
+    (here / ".dvc/config").write_text(
+        (ROOT / ".dvc/config").read_text().replace("[core]\n", "[core]\n    no_scm = true\n")
+    )
     (here / "neuronlens").mkdir()
-    shutil.copy(ROOT / "neuronlens/stages.py", here / "neuronlens")
+    shutil.copy(ROOT / "neuronlens/methods.py", here / "neuronlens")
     config = load_config(here / "params.yaml")
     shutil.copytree(originals / "gpt2", config.checkpoint.path)
     for source, target in (("data.csv", "data/example/data.csv"), ("aux.txt", str(config.evaluate.auxiliary))):

@@ -7,25 +7,28 @@ from pathlib import Path
 import pytest
 from prefect.cache_policies import NO_CACHE
 
-from neuronlens import stages
 from neuronlens.config import Config
 from neuronlens.stages import Outcome
+from tasks import stages
+from tasks.audits import Audit
 from tasks.stages import run_stage
 
 
-@pytest.mark.parametrize(("outcome", "state"), [("computed", "Completed"), ("current", "Cached")])
+@pytest.mark.parametrize(
+    ("outcome", "state"), [("computed", "Completed"), ("current", "Cached"), ("restored", "Cached")]
+)
 def test_the_state_tells_whether_there_was_anything_to_do(
     outcome: str, state: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    told = Outcome("fit", outcome, "because", 0.0)
+    told, given = Outcome("fit", outcome, "because", 0.0), Audit(Config(), tmp_path)
 
-    def run(name: str, config: Config, folder: Path, *, force: bool) -> Outcome:
-        assert (name, config, folder, force) == ("fit", Config(), tmp_path, True)
+    def run(audit: Audit, name: str, *, force: bool, **_: object) -> Outcome:
+        assert (audit, name, force) == (given, "fit", True)
         return told
 
-    monkeypatch.setattr(stages, "run_stage", run)
-    ended = run_stage.fn("fit", Config(), tmp_path, force=True)
-    assert (ended.is_completed(), ended.name, ended.message) == (True, state, "because")
+    monkeypatch.setattr(stages, "bring_up_to_date", run)
+    ended = run_stage.fn("fit", given, force=True)
+    assert (ended.is_completed(), ended.name, ended.message) == (True, state, f"{outcome}: because")
     assert ended.result() == told
 
 

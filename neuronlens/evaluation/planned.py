@@ -1,0 +1,269 @@
+"""An evaluation as it is planned, and its parts: groups of batches whose rows, documents or questions are scored under every edit.
+
+The parts on validation rows come first: what they say decides which methods the others look at. Everything is planned from the inputs and
+from these, so that whoever plans it again, later or on another machine, gets the same parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from neuronlens.activations.hidden import KeptBatch, kept_key, take_over
+from neuronlens.activations.memory import batch_budget
+from neuronlens.artifact import hash_value, read_manifest
+from neuronlens.checkpoint import default_device, open_checkpoint
+from neuronlens.config import Config
+from neuronlens.dataset import read_dataset, read_documents
+from neuronlens.evaluation.choice import FAMILIES, choose, members
+from neuronlens.evaluation.frontier import walked
+from neuronlens.evaluation.matched import Losses
+from neuronlens.evaluation.measure import SELECTIVITY, measure
+from neuronlens.evaluation.methods import Method, by_place, distinct, read_methods
+from neuronlens.evaluation.questions import asked_questions, score_questions
+from neuronlens.evaluation.scoring import PartScores, RowScorer, RowScores
+from neuronlens.evaluation.text import TextScorer
+from neuronlens.interventions.edit import Edit
+from neuronlens.parts import go_on
+
+VALIDATION, TEST, TEXT, QUESTIONS = "validation", "test", "text", "questions"
+_MOST = 32  # parts of a kind; an interruption costs a thirtieth of it
+_SCORES = "scores.npz"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores of some methods on the rows of a split. Methods that do the same to the model are run once.
+
+    Attributes:
+        methods: as given.
+        edits: that differ.
+        places: index of each method's edit in the scores, from 1.
+        scores: of the edits.
+    """
+
+    methods: Sequence[Method]
+    edits: Sequence[Edit]
+    places: Sequence[int]
+    scores: RowScores
+
+    def of(self, methods: Sequence[Method]) -> list[int]:
+        """Index of some of the methods' edits in the scores."""
+        known = {id(method): place for method, place in zip(self.methods, self.places, strict=True)}
+        return [known[id(method)] for method in methods]
+
+    def rows(self, seed: int) -> list[dict[str, Any]]:
+        """Identity and measured columns of every method."""
+        rows: list[dict[str, Any]] = [method.identity | {"seed": seed} for method in self.methods]
+        for (_, concept), places in by_place(self.methods).items():
+            found = measure(self.scores, concept, [self.places[i] for i in places])
+            for i, columns in zip(places, found, strict=True):
+                rows[i] |= columns
+        return rows
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the validation rows decided.
+
+    Attributes:
+        chosen: (site, concept, family) -> place of the candidate that was chosen.
+        methods: that test rows see: the sweep, those candidates that were chosen or lie on a path, and the controls of what was chosen.
+    """
+
+    chosen: Mapping[tuple[str, str, str], int]
+    methods: Sequence[Method]
+
+
+class Evaluation:
+    """A planned evaluation.
+
+    Attributes:
+        known: all methods that the stage `fit` prepared.
+        candidates: those among which validation rows choose.
+        judged: what they chose; None until `judge` has been called.
+    """
+
+    def __init__(self, config: Config, inputs: Mapping[str, Path]) -> None:
+        """Plan it.
+
+        Args:
+            inputs: `prepare` and `fit`, the folders of those stages.
+        """
+        self.config = config
+        self.checkpoint, self.dataset = open_checkpoint(config.checkpoint), read_dataset(inputs["prepare"])
+        self.known = read_methods(inputs["fit"], config)
+        self.candidates = (
+            [method for method in self.known if not method.is_control] if config.interventions.tuned else []
+        )
+        self.judged: Judged | None = None
+        self.asked = asked_questions(self.checkpoint, config)
+        self._batch_tokens = batch_budget(config.extract.batch_tokens, self.checkpoint.model)
+        self._kept = take_over(kept_key(config, self.checkpoint, self.dataset, self._batch_tokens)) or {}
+        self._model = Lock()  # its hooks belong to one edit at a time
+
+    @property
+    def validates(self) -> bool:
+        """Whether validation rows are scored."""
+        return bool(self.candidates) and VALIDATION in self.dataset.split
+
+    def judge(self, tried: Scored | None) -> Judged:
+        """Choose, and with that settle what is tested.
+
+        Args:
+            tried: the candidates on validation rows; None where there are none, and the first of each family is chosen.
+        """
+        candidates = self.candidates
+        chosen = _choices(candidates, tried)
+        mirrored = [candidates[i] for (_, _, family), i in chosen.items() if family == "tuned"]
+        walks = {} if tried is None else walked(candidates, tried.scores, tried.places)
+        of_use = {id(candidates[i]) for i in (*chosen.values(), *chain(*walks.values()))}
+        methods = [
+            method
+            for method in self.known
+            if method.role == "sweep"
+            or id(method) in of_use
+            or (method.is_control and any(method.mirrors(other) for other in mirrored))
+        ]
+        self.judged = Judged(chosen, methods)
+        return self.judged
+
+    def names(self, kind: str) -> list[str]:
+        """Of the parts of a kind, in order; none where nothing of it is asked for. They name what their bytes may depend on beside the
+        inputs.
+        """
+        groups = self._groups(kind)
+        how = hash_value([default_device(), str(self.checkpoint.model.dtype), self._batch_tokens, len(groups)])[:8]
+        return [f"{how}-{kind}-{i:05d}" for i in range(len(groups))]
+
+    def make(self, name: str, out: Path) -> dict[str, object]:
+        """Score a part into a folder.
+
+        Returns:
+            Facts: for rows, how true the short cuts are.
+        """
+        kind, place = name.split("-")[1], int(name.rpartition("-")[2])
+        some = self._groups(kind)[place]
+        facts: dict[str, object] = {}
+        with self._model:
+            go_on()
+            if kind in (VALIDATION, TEST):
+                scorer = self._scorer(kind)
+                found = vars(scorer.score(some))
+                if place == 0:
+                    facts = {"fidelity": [*scorer.fidelity()]}
+            elif kind == TEXT:
+                assert self._texts is not None
+                columns, losses = self._texts.score(some)
+                found = {"columns": columns, "losses": losses}
+            else:
+                assert self.asked is not None
+                edits = self._edits(self._methods(TEST))
+                found = {
+                    "correct": score_questions(self.checkpoint, self.asked, edits, batch_tokens=self._batch_tokens)
+                }
+        np.savez(out / _SCORES, **found)
+        return facts
+
+    def scored(self, kind: str, parts: Mapping[str, Path]) -> Scored:
+        """What the parts of a split say.
+
+        Args:
+            parts: name -> folder.
+        """
+        methods, names = self._methods(kind), self.names(kind)
+        _, index = distinct(methods)
+        scorer = self._scorer(kind)
+        fidelity = read_manifest(parts[names[0]])["facts"]["fidelity"]
+        scores = scorer.together([PartScores(**_read(parts[name])) for name in names], tuple(fidelity))
+        return Scored(methods, scorer.interventions, [i + 1 for i in index], scores)
+
+    def losses(self, parts: Mapping[str, Path]) -> Losses | None:
+        """What the parts of the auxiliary text say; None where there is none."""
+        if self._texts is None:
+            return None
+        found = [_read(parts[name]) for name in self.names(TEXT)]
+        return Losses(*self._texts.together([(part["columns"], part["losses"]) for part in found]))
+
+    def answers(self, parts: Mapping[str, Path]) -> Any:
+        """[M + 1, Q] which questions were answered right; None where none were asked."""
+        return None if self.asked is None else _read(parts[self.names(QUESTIONS)[0]])["correct"]
+
+    def _methods(self, kind: str) -> Sequence[Method]:
+        if kind == VALIDATION:
+            return self.candidates
+        assert self.judged is not None
+        return self.judged.methods
+
+    def _edits(self, methods: Sequence[Method]) -> list[Edit]:
+        return [method.edit(self.config.extract.pooling) for method in distinct(methods)[0]]
+
+    def _scorer(self, split: str) -> RowScorer:
+        return self._validation if split == VALIDATION else self._test
+
+    @cached_property
+    def _validation(self) -> RowScorer:
+        return self._rows(VALIDATION)
+
+    @cached_property
+    def _test(self) -> RowScorer:
+        return self._rows(TEST)
+
+    def _rows(self, split: str) -> RowScorer:
+        kept: Sequence[KeptBatch] = self._kept.get(split, ())
+        return RowScorer.of(
+            self.checkpoint,
+            self.dataset,
+            self._edits(self._methods(split)),
+            split=split,
+            scoring=self.config.evaluate.scoring,
+            batch_tokens=self._batch_tokens,
+            text=self.config.dataset,
+            kept=kept,
+        )
+
+    @cached_property
+    def _texts(self) -> TextScorer | None:
+        asked = self.config.evaluate
+        if asked.auxiliary is None or self.checkpoint.kind != "language_model":
+            return None
+        documents = read_documents(asked.auxiliary, asked.auxiliary_rows)
+        edits = self._edits(self._methods(TEST))
+        return TextScorer.of(self.checkpoint, documents, edits, max_tokens=self.config.dataset.max_tokens)
+
+    def _groups(self, kind: str) -> list[range]:
+        """Batches of each part of a kind."""
+        if kind == QUESTIONS:
+            return [] if self.asked is None else [range(1)]
+        scorer = self._texts if kind == TEXT else self._scorer(kind)
+        count = 0 if scorer is None else len(scorer.batches)
+        size = -(-count // _MOST)
+        return [range(start, min(start + size, count)) for start in range(0, count, size)] if count else []
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    with np.load(folder / _SCORES) as found:
+        return dict(found)
+
+
+def _choices(candidates: Sequence[Method], tried: Scored | None) -> dict[tuple[str, str, str], int]:
+    """(site, concept, family) -> place of the candidate that the validation rows choose; the first where there are none."""
+    scores = [] if tried is None else tried.rows(0)
+    found: dict[tuple[str, str, str], int] = {}
+    for site, concept in by_place(candidates):
+        for family in FAMILIES:
+            own = members(candidates, site, concept, family)
+            if own:
+                selectivity, confidence = (
+                    np.array([np.nan if not scores or scores[i][name] is None else scores[i][name] for i in own])
+                    for name in SELECTIVITY.values()
+                )
+                found[site, concept, family] = own[choose([candidates[i] for i in own], selectivity, confidence)]
+    return found

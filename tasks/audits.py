@@ -1,0 +1,143 @@
+"""An audit that is being made. Where DVC knows its folder, DVC says what is current in it; elsewhere manifests alone do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from neuronlens import example, stages
+from neuronlens.config import Config
+from neuronlens.parts import Mapper, in_threads
+from neuronlens.stages import STAGES, Outcome
+from tasks.pipeline import PIPELINE_FILE, Pipeline, describe, pipeline_of, stage_making, written_by
+from tasks.versioning import Workspace
+
+AUDITS = "audits"
+
+
+@dataclass(frozen=True)
+class Audit:
+    """An audit that is being made.
+
+    Attributes:
+        config: what it is told.
+        folder: where it goes.
+        workspace, pipeline: who knows what is current in it; None where DVC does not know the folder, and manifests alone decide.
+    """
+
+    config: Config
+    folder: Path
+    workspace: Workspace | None = None
+    pipeline: Pipeline | None = None
+
+
+def open_audit(config: Config, folder: Path, *, create: bool = False) -> Audit:
+    """An audit in a folder. One below `audits` of a workspace gets its own pipeline, one that the root's dvc.yaml makes has that.
+
+    Args:
+        create: make a workspace around `audits` where there is none, once all that comes in has been found fit to be audited.
+
+    Raises:
+        UserError: the data or the checkpoint cannot be audited, the folder holds somebody else's files, or the root's pipeline makes it
+            from other parameters.
+    """
+    workspace, known = _place(folder)
+    if known is None:
+        for name in STAGES:
+            stages.refuse_foreign_files(folder, name)
+    if not stages.is_made("prepare", config, folder):
+        from neuronlens.prepare import check
+
+        check(config)
+    if workspace is None and create and Workspace.find(folder) is None:
+        workspace = Workspace.create(folder.resolve().parent.parent)
+    if workspace is None:
+        return Audit(config, folder)
+    workspace = replace(workspace, remote=config.remote.url)
+    return Audit(config, folder, workspace, describe(config, folder, workspace.root))
+
+
+def foresee(config: Config, folder: Path) -> list[Outcome]:
+    """What bringing all stages up to date would do, and why. Nothing is changed.
+
+    Raises:
+        UserError: an input is missing, or the root's pipeline makes the folder from other parameters.
+    """
+    workspace, known = _place(folder)
+    if workspace is None:
+        return _foresee_by_manifests(config, folder)
+    written = {}
+    if known is not None and known.file == PIPELINE_FILE:
+        pipeline = describe(config, folder, workspace.root)  # which is written by hand, so that nothing is written now
+    else:
+        written = written_by(config, folder, workspace.root)
+        pipeline = Pipeline(workspace.root, folder, next(iter(written)))
+    found = workspace.look([pipeline.address(name) for name in STAGES], written)
+    return [Outcome(name, decision.outcome, decision.reason, 0.0) for name, decision in zip(STAGES, found, strict=True)]
+
+
+def _foresee_by_manifests(config: Config, folder: Path) -> list[Outcome]:
+    found: list[Outcome] = []
+    for name, stage in STAGES.items():
+        after = [made.stage for made in found if made.stage in stage.needs and made.outcome == "computed"]
+        if after:
+            reason: str | None = f"follows {', '.join(after)}"
+        else:
+            inputs, params = stages.stage_inputs(stage, config, folder), stages.stage_params(stage, config)
+            reason = stages.why_not_current(stage, inputs, params, folder / name)
+        outcome = "current" if reason is None else "computed"
+        found.append(Outcome(name, outcome, reason or "nothing it depends on has changed", 0.0))
+    return found
+
+
+def _place(folder: Path) -> tuple[Workspace | None, Pipeline | None]:
+    """The workspace that versions the audit in a folder, if one does, and the pipeline that is there already."""
+    workspace = None if os.environ.get("DVC_STAGE") else Workspace.find(folder)  # what DVC runs is in its hands already
+    if workspace is None:
+        return None, None
+    known = pipeline_of(folder, workspace.root)
+    if known is None and folder.resolve().parent != workspace.root / AUDITS:
+        return None, None
+    return workspace, known
+
+
+def make_example(out: Path, progress: Callable[[str], None]) -> None:
+    """The embedded example in a folder; recorded where the pipeline of the workspace makes that folder."""
+    workspace = None if os.environ.get("DVC_STAGE") else Workspace.find(out)
+    address = None if workspace is None else stage_making(out, workspace.root)
+    if workspace is None or address is None:
+        example.make_example(out, progress=progress)
+    else:
+        workspace.ensure(
+            address,
+            lambda: example.make_example(out, progress=progress),
+            made=lambda: example.is_made(example.Example(out)),
+        )
+
+
+def bring_up_to_date(audit: Audit, name: str, *, force: bool = False, mapper: Mapper = in_threads) -> Outcome:
+    """A stage of an audit, as it should be.
+
+    Args:
+        mapper: how parts of its work are made.
+    """
+    if audit.workspace is None or audit.pipeline is None:
+        return stages.run_stage(name, audit.config, audit.folder, force=force, mapper=mapper)
+    config, folder, pipeline = audit.config, audit.folder, audit.pipeline
+    seconds = 0.0
+
+    def compute() -> None:
+        nonlocal seconds
+        seconds = stages.compute_stage(name, config, folder, mapper)
+
+    decision = audit.workspace.ensure(
+        pipeline.address(name),
+        compute,
+        made=lambda: stages.is_made(name, config, folder),
+        same=lambda: pipeline.says(config),
+        tidy=lambda: stages.tidy(name, folder),
+        force=force,
+    )
+    return Outcome(name, decision.outcome, decision.reason, seconds)

@@ -1,0 +1,116 @@
+"""Real processes that meet a full disk, each other, and a DVC that was at work before them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from flows.engine import default_folder
+from neuronlens.config import Config
+from neuronlens.stages import STAGES
+from tasks import tracking
+from tasks.lineage import open_existing
+from tasks.versioning import Workspace
+from tests.flows.test_cli import _as_options
+from tests.flows.test_workspace import files
+
+SMALL = """
+import resource, signal, sys
+from flows.cli import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def _command(config: Config) -> list[str]:
+    return [*_as_options(config), "--no-flow"]
+
+
+def _run(words: list[str], root: Path, limit: int | None = None) -> subprocess.Popen[str]:
+    program = ["-c", "import sys; from flows.cli import main; sys.exit(main(sys.argv[1:]))"]
+    if limit is not None:
+        program, words = ["-c", SMALL], [str(limit), *words]
+    threads = str(torch.get_num_threads())  # sums over other numbers of threads round otherwise
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": threads}
+    return subprocess.Popen(
+        [sys.executable, *program, *words],
+        cwd=root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("limit", [2_000, 20_000, 60_000])
+def test_a_disk_without_room_is_one_line_and_the_run_goes_on_when_there_is_some(
+    limit: int, audited: Path, configure: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files may not be larger than so many bytes, which is what a full disk looks like to whoever writes them."""
+    root = Workspace.create(tmp_path / "ours").root
+    words = _command(configure())
+    failed = _run(words, root, limit)
+    _, told = failed.communicate(timeout=300)
+    assert failed.returncode == 3, told
+    *_, last = told.strip().splitlines()
+    assert last.startswith("neuronlens: ")
+    assert "kept" in last
+    done = _run(words, root)
+    _, told = done.communicate(timeout=300)
+    assert done.returncode == 0, told
+    monkeypatch.chdir(root)
+    assert files(default_folder(configure())) == files(audited)
+
+
+def test_two_runs_of_one_audit_at_once_compute_each_stage_once(
+    audited: Path, configure: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Workspace.create(tmp_path / "ours").root
+    runs = [_run(_command(configure()), root) for _ in range(2)]
+    told = [run.communicate(timeout=300) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], told
+    lines = [
+        line.split() for out, _ in told for line in out.splitlines() if line.split()[:1] and line.split()[0] in STAGES
+    ]
+    ended = Counter((words[0], words[1].rstrip(":")) for words in lines)
+    assert ended == {(name, outcome): 1 for name in STAGES for outcome in ("computed", "current")}
+    monkeypatch.chdir(root)
+    folder = default_folder(configure())
+    assert files(folder) == files(audited)
+    audit = open_existing(folder)
+    uri = tracking.store_uri(audit)
+    assert uri is not None
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    experiments = [found.experiment_id for found in client.search_experiments()]
+    assert len(client.search_runs(experiments)) == 1
+
+
+def test_a_store_that_cannot_be_used_is_told_and_the_audit_is_kept(
+    audited: Path, configure: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Workspace.create(tmp_path / "ours").root
+    (root / "mlflow.db").write_text("no database")
+    failed = _run(_command(configure()), root)
+    _, told = failed.communicate(timeout=300)
+    assert failed.returncode == 3
+    *_, last = told.strip().splitlines()
+    assert "mlflow.db" in last
+    assert "The audit is complete and kept" in last
+    monkeypatch.chdir(root)
+    assert files(default_folder(configure())) == files(audited)
+    (root / "mlflow.db").unlink()
+    done = _run(_command(configure()), root)
+    out, told = done.communicate(timeout=300)
+    assert done.returncode == 0, told
+    assert sum(" current: " in line for line in out.splitlines()) == len(STAGES)
+    assert tracking.find(open_existing(default_folder(configure()))) is not None

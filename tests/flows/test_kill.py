@@ -1,0 +1,30 @@
+"""A run that is killed at any moment, again and again: the next one goes on, and ends with the bytes of an undisturbed run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from neuronlens.config import Config
+from neuronlens.stages import flat
+from tests.conftest import ROOT
+
+KILLS = 30
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_run_killed_at_any_moment_goes_on_where_it_stopped(configure: Callable[..., Config], tmp_path: Path) -> None:
+    config = configure("extract.batch_tokens=40", "interventions.tuned=null")
+    overrides = [
+        f"{name}={json.dumps(value)}" for name, value in flat(config.model_dump(mode="json", exclude={"preset"}))
+    ]
+    command = [sys.executable, "-m", "tests.flows.kills", str(KILLS), str(tmp_path), *overrides]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=900)
+    assert done.returncode == 0, done.stderr
