@@ -177,12 +177,12 @@ def lineage(
 ) -> None:
     """Print the chain from an audit's report to the weights and rows behind it; every hash is computed again."""
     from flows.console import show_lineage
+    from tasks.audits import open_existing
     from tasks.lineage import lineage as chain
-    from tasks.lineage import open_existing
 
     links = chain(open_existing(audit))
     show_lineage(links)
-    if not all(link.holds for link in links):
+    if any(link.holds is False for link in links):
         raise ArtifactError(f"{audit}: the chain is broken where it says so; run the audit again to mend it")
 
 

@@ -121,15 +121,16 @@ def show_status(audits: Mapping[Path, Sequence[Outcome]]) -> None:
     _console(table).print(table if audits else "no audits yet: neuronlens audit")
 
 
+_HOLDS = {True: "ok", False: "BROKEN", None: "unchecked"}
+
+
 def show_lineage(links: Sequence[Link]) -> None:
     """Print a chain, from the report backwards."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     for _ in range(4):
         table.add_column(no_wrap=True)
     for link in links:
-        table.add_row(
-            "ok" if link.holds else "BROKEN", link.name, (link.identity or "")[:16], visible("; ".join(link.told))
-        )
+        table.add_row(_HOLDS[link.holds], link.name, (link.identity or "")[:16], visible("; ".join(link.told)))
     _console(table).print(table)
 
 

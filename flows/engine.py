@@ -13,7 +13,7 @@ from neuronlens.config import Config
 from neuronlens.errors import UserError
 from neuronlens.params import load_config
 from neuronlens.stages import STAGES, Outcome, audit_id, release_memory, run_stage
-from tasks.audits import AUDITS, Audit, bring_up_to_date, foresee, open_audit
+from tasks.audits import AUDITS, Audit, bring_up_to_date, foresee, open_audit, open_existing
 from tasks.pipeline import AUDIT_FILE, PIPELINE_FILE, check_audited, pipeline_of
 from tasks.versioning import Workspace
 
@@ -90,8 +90,6 @@ def state_of_audits(folders: Sequence[Path] | None = None) -> dict[Path, list[Ou
     Args:
         folders: all of the workspace around the current folder unless told otherwise.
     """
-    from tasks.lineage import open_existing
-
     found = {}
     for folder in folders or audits_of(workspace_here()):
         audit = open_existing(folder)

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from neuronlens import example, stages
+from neuronlens import artifact, example, stages
 from neuronlens.config import Config
+from neuronlens.errors import UserError
+from neuronlens.params import load_config
 from neuronlens.parts import Mapper, in_threads
 from neuronlens.stages import STAGES, Outcome
-from tasks.pipeline import PIPELINE_FILE, Pipeline, describe, pipeline_of, stage_making, written_by
+from tasks.pipeline import AUDIT_FILE, PIPELINE_FILE, Pipeline, describe, pipeline_of, stage_making, written_by
 from tasks.versioning import Workspace
 
 AUDITS = "audits"
@@ -57,6 +59,25 @@ def open_audit(config: Config, folder: Path, *, create: bool = False) -> Audit:
         return Audit(config, folder)
     workspace = replace(workspace, remote=config.remote.url)
     return Audit(config, folder, workspace, describe(config, folder, workspace.root))
+
+
+def open_existing(folder: Path) -> Audit:
+    """An audit that has been made, with the parameters it was made by.
+
+    Raises:
+        UserError: the folder holds no audit.
+    """
+    workspace = Workspace.find(folder)
+    pipeline = None if workspace is None else pipeline_of(folder, workspace.root)
+    if (folder / AUDIT_FILE).is_file():
+        config = load_config(folder / AUDIT_FILE)
+    elif workspace is not None and pipeline is not None and pipeline.file == PIPELINE_FILE:
+        config = load_config(workspace.root / "params.yaml")
+    elif (folder / "report" / artifact.MANIFEST).is_file():
+        config = Config()
+    else:
+        raise UserError("holds no audit", where=str(folder), cure="Name the folder of one, such as audits/ID.")
+    return Audit(config, folder, workspace, pipeline)
 
 
 def foresee(config: Config, folder: Path) -> list[Outcome]:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from neuronlens import artifact
 from neuronlens.config import Config
 from neuronlens.errors import ArtifactError, UserError
-from neuronlens.params import load_config
 from neuronlens.stages import OUTSIDE, STAGES, identities
 from tasks import tracking
 from tasks.audits import Audit
-from tasks.pipeline import AUDIT_FILE, PIPELINE_FILE, pipeline_of
-from tasks.versioning import Workspace
 
 
 @dataclass(frozen=True)
@@ -25,32 +21,13 @@ class Link:
         name: of the stage, or of what comes in from outside.
         identity: hash of its content, as it is now; None where it is not here.
         told: what was found, in words.
-        holds: whether all that was checked is as it was recorded.
+        holds: whether it is as it was recorded; None where that could not be checked, or nothing is recorded to check it by.
     """
 
     name: str
     identity: str | None
     told: tuple[str, ...]
-    holds: bool
-
-
-def open_existing(folder: Path) -> Audit:
-    """An audit that has been made, with the parameters it was made by.
-
-    Raises:
-        UserError: the folder holds no audit.
-    """
-    workspace = Workspace.find(folder)
-    pipeline = None if workspace is None else pipeline_of(folder, workspace.root)
-    if (folder / AUDIT_FILE).is_file():
-        config = load_config(folder / AUDIT_FILE)
-    elif workspace is not None and pipeline is not None and pipeline.file == PIPELINE_FILE:
-        config = load_config(workspace.root / "params.yaml")
-    elif (folder / "report" / artifact.MANIFEST).is_file():
-        config = Config()
-    else:
-        raise UserError("holds no audit", where=str(folder), cure="Name the folder of one, such as audits/ID.")
-    return Audit(config, folder, workspace, pipeline)
+    holds: bool | None
 
 
 def lineage(audit: Audit) -> list[Link]:
@@ -96,7 +73,11 @@ def lineage(audit: Audit) -> list[Link]:
             )
     commit = None if audit.workspace is None else audit.workspace.git_commit()
     if commit is not None:
-        links.append(Link("git", commit, ("checked out now",), holds=True))
+        links.append(
+            Link(
+                "git", commit, ("checked out now; the one that made the audit is a tag of its MLflow run",), holds=None
+            )
+        )
     return links
 
 
@@ -111,7 +92,7 @@ def _outside(config: Config, name: str, recorded: str) -> Link:
     try:
         now = identities(config, [name])[name]
     except UserError as error:
-        return Link(name, recorded, (f"not here to be checked: {error.what}",), holds=True)
+        return Link(name, recorded, (f"not here to be checked: {error.what}",), holds=None)
     if now == recorded:
         return Link(name, now, (f"{place} is the one",), holds=True)
     return Link(name, recorded, (f"{place} IS ANOTHER ONE, {now[:12]}",), holds=False)

@@ -203,9 +203,8 @@ def _tags(audit: Audit, key: str, decisions: Mapping[str, str], flow_run: str | 
     if flow_run is not None:
         tags["prefect.flow_run"] = flow_run
     if audit.workspace is not None and audit.pipeline is not None:
-        entries = audit.workspace.entries([audit.pipeline.address(name) for name in STAGES])
-        for entry in entries.values():
-            tags |= {f"dvc.{path}": md5 for path, md5 in (entry.outs if entry else {}).items()}
+        known = audit.workspace.outputs([audit.pipeline.address(name) for name in STAGES])
+        tags |= {f"dvc.{path}": md5 for path, md5 in known.items()}
         commit = audit.workspace.git_commit()
         if commit is not None:
             tags["git.commit"] = commit

@@ -25,7 +25,7 @@ from neuronlens.config import Config
 from neuronlens.errors import DatasetError
 from neuronlens.stages import STAGES, audit_id
 from tasks import tracking
-from tasks.lineage import open_existing
+from tasks.audits import open_existing
 from tasks.versioning import Workspace
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

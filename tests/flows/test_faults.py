@@ -16,7 +16,7 @@ from flows.engine import default_folder
 from neuronlens.config import Config
 from neuronlens.stages import STAGES
 from tasks import tracking
-from tasks.lineage import open_existing
+from tasks.audits import open_existing
 from tasks.versioning import Workspace
 from tests.flows.test_cli import _as_options
 from tests.flows.test_workspace import files

@@ -9,8 +9,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from neuronlens.config import Config
 from neuronlens.stages import flat
 from tests.conftest import ROOT
@@ -18,7 +16,6 @@ from tests.conftest import ROOT
 KILLS = 30
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_run_killed_at_any_moment_goes_on_where_it_stopped(configure: Callable[..., Config], tmp_path: Path) -> None:
     config = configure("extract.batch_tokens=40", "interventions.tuned=null")
     overrides = [

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,8 @@ from neuronlens.config import Config
 from neuronlens.errors import ConfigError, UserError
 from neuronlens.stages import STAGES, Outcome
 from tasks import tracking
-from tasks.audits import foresee
-from tasks.lineage import lineage, open_existing
+from tasks.audits import foresee, open_existing
+from tasks.lineage import lineage
 from tasks.versioning import Workspace
 
 ALL = list(STAGES)
@@ -311,11 +312,14 @@ def test_the_chain_from_report_to_weights_holds_until_something_is_touched(
         "mlflow",
     ]
     assert all(link.holds for link in links.values())
+    config = configure(f"checkpoint.path={ours.root / 'gone'}")
+    unchecked = {link.name for link in lineage(replace(open_existing(folder), config=config)) if link.holds is None}
+    assert unchecked == {"checkpoint"}, "what is not here is not called right"
     file = folder / "fit/ranges.parquet"
     data = file.read_bytes()
     file.unlink()
     file.write_bytes(data + b"\0")
-    broken = {link.name for link in lineage(open_existing(folder)) if not link.holds}
+    broken = {link.name for link in lineage(open_existing(folder)) if link.holds is False}
     assert broken == {"fit"}
 
 

@@ -204,6 +204,14 @@ def test_a_lock_that_was_written_half_is_made_anew_from_what_is_there(toy: Toy) 
     assert toy.computed == [*STAGES]
 
 
+def test_a_half_written_list_of_dvcs_locks_is_told_and_gone_the_next_time(toy: Toy) -> None:
+    toy.run()
+    (toy.root / ".dvc/tmp/rwlock").write_text('{"write": {')
+    with pytest.raises(UserError, match=r"rwlock: was written half.*Run the same command again"):
+        toy.run()
+    assert toy.run() == [CURRENT] * 3
+
+
 def test_another_folder_is_found_and_outside_none(toy: Toy, tmp_path: Path) -> None:
     found = Workspace.find(toy.root / "audits/not/there")
     assert found is not None
