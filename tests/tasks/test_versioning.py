@@ -206,9 +206,11 @@ def test_a_lock_that_was_written_half_is_made_anew_from_what_is_there(toy: Toy) 
 
 def test_a_half_written_list_of_dvcs_locks_is_told_and_gone_the_next_time(toy: Toy) -> None:
     toy.run()
+    toy.set(three=4)
     (toy.root / ".dvc/tmp/rwlock").write_text('{"write": {')
     with pytest.raises(UserError, match=r"rwlock: was written half.*Run the same command again"):
         toy.run()
+    assert toy.run()[2][0] == "computed"
     assert toy.run() == [CURRENT] * 3
 
 
