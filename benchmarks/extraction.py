@@ -59,7 +59,7 @@ def padding(count: int) -> Ratio:
     return Ratio(f"batches of {CPU_TOKENS} tokens", share, share, share)
 
 
-def extraction(model: PreTrainedModel, count: int = READ_ROWS, rounds: int = 5) -> list[Ratio]:
+def extraction(model: PreTrainedModel, count: int = READ_ROWS, rounds: int = 15) -> list[Ratio]:
     """resid_post and mlp_post of all layers pooled on the spot, the answers, and the hidden states that evaluation starts from."""
     encoded = profile.rows_of(count)
     split = [profile.SPLITS[i % len(profile.SPLITS)] for i in range(count)]

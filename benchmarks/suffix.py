@@ -46,7 +46,7 @@ def run() -> Iterator[tuple[str, list[Ratio]]]:
                 yield title, shared_prompts(model)
 
 
-def sweeps(model: PreTrainedModel, rows: list[Batch], rounds: int = 4) -> list[Ratio]:
+def sweeps(model: PreTrainedModel, rows: list[Batch], rounds: int = 8) -> list[Ratio]:
     """All edits at the first, middle and last block, the unedited pass included.
 
     Behind the last attention all of them are run, and a few full passes are. Elsewhere each costs the same, so three are measured.
