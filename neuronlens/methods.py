@@ -4,7 +4,7 @@ They stand apart, one plain number a line, because dvc.yaml depends on them.
 """
 
 PREPARE = 1
-EXTRACT = 5
+EXTRACT = 6
 FIT = 4
 EVALUATE = 6
 REPORT = 2

@@ -6,12 +6,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from neuronlens.activations.batching import Ints, collate, pad_id_of, split_batches
-from neuronlens.activations.hidden import Keeper
+from neuronlens.activations.hidden import KEPT_SPLITS, Keeper
 from neuronlens.activations.memory import batch_budget
-from neuronlens.activations.ordinary import TEXTS
+from neuronlens.activations.ordinary import TEXTS, looked_into
+from neuronlens.activations.passes import one_token_will_do
 from neuronlens.config import Config, InterventionParams, TunedParams
 from neuronlens.dataset import read_documents, spare_documents
 from neuronlens.encoding import Encoder, encoder_for, longest_input
@@ -135,7 +137,11 @@ def plan(config: Config) -> Plan:
         return Step(stage, what, work / tokens, work * rate)
 
     values = sum(site_width(checkpoint.config, site) for site in inputs.sites)
-    steps = [step("extract", f"{len(inputs.sites)} site(s), one pass", tokens + shape.head * len(lengths))]
+    spared = _spared(config, inputs, batches, lengths)
+    what = f"{len(inputs.sites)} site(s), one pass{', of the last block what one token needs' if spared else ''}"
+    if 0 < spared < tokens:
+        what += f" on {spared / tokens:.0%} of the tokens"
+    steps = [step("extract", what, tokens - (shape.block - shape.entrance) * spared + shape.head * len(lengths))]
     documents, spare = _documents(config, inputs)
     if spare:
         steps.append(step("extract", f"ordinary tokens: {len(spare)} documents", sum(spare)))
@@ -175,6 +181,20 @@ def plan(config: Config) -> Plan:
     padded = sum(len(members) * lengths[members[-1]] for members in every)
     counts = {name: len(members) for name, members in rows.items()}
     return Plan(counts, tokens, 1 - tokens / padded, budget, tokens * rate, stored, steps)
+
+
+def _spared(config: Config, inputs: Inputs, batches: Mapping[str, Sequence[Ints]], lengths: Sequence[int]) -> int:
+    """Tokens that extraction's last block does not follow (see `neuronlens.activations.passes`)."""
+    if not one_token_will_do(config.extract.pooling, inputs.checkpoint.config.model_type):
+        return 0
+    drawn = {*looked_into(inputs.dataset.split, np.random.default_rng([config.seed, 1]))}
+    return sum(
+        lengths[row] - 1
+        for split, members in batches.items()
+        for rows in members
+        if split not in KEPT_SPLITS and drawn.isdisjoint(rows.tolist())
+        for row in rows.tolist()
+    )
 
 
 def _by_route(routes: Mapping[Site, Route], edits: int, rows: int, tokens: int) -> list[tuple[str, float]]:

@@ -79,3 +79,14 @@ def test_a_shared_prompt_and_a_lack_of_memory_are_told(checkpoints, given, monke
     ]
     assert any("the shared prompt" in what for what in words)
     assert sum("would not fit into memory" in what for what in words) == 2
+
+
+def test_the_last_block_is_told_to_follow_one_token_where_no_other_is_read(checkpoints, given, monkeypatch):
+    config = [f"checkpoint.path={checkpoints('gpt2').path}", *given, "extract.batch_tokens=40"]
+    whole = plan(load_config(None, config)).steps[0]
+    monkeypatch.setattr("neuronlens.activations.ordinary.TEXTS", 2)
+    less = plan(load_config(None, config)).steps[0]
+    assert "one token" not in whole.what, "tokens are drawn from all fit rows"
+    assert "of the last block what one token needs on " in less.what
+    assert less.passes < whole.passes
+    assert "one token" not in plan(load_config(None, [*config, "extract.pooling=mean"])).steps[0].what

@@ -127,7 +127,7 @@ def pool(hidden: torch.Tensor, tracker: TokenTracker, how: Pooling) -> tuple[tor
     """One vector per row.
 
     Args:
-        hidden: [B, T, D].
+        hidden: [B, T, D]; [B, 1, D] of a block that has followed the wanted token alone.
         how: `first`, `last`, `mean` or `max`, over real tokens.
 
     Returns:
@@ -136,7 +136,8 @@ def pool(hidden: torch.Tensor, tracker: TokenTracker, how: Pooling) -> tuple[tor
     if how in ("first", "last"):
         position = tracker.first if how == "first" else tracker.last
         rows = torch.arange(len(hidden), device=hidden.device)
-        return hidden[rows, position.to(hidden.device)], position  # indexing by tensors copies
+        column = position if hidden.shape[1] > 1 else torch.zeros_like(position)
+        return hidden[rows, column.to(hidden.device)], position  # indexing by tensors copies
     real = tracker.real.to(hidden.device)[:, :, None]
     everywhere = torch.full((len(hidden),), -1, dtype=torch.long)
     if how == "mean":

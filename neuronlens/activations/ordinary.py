@@ -50,6 +50,13 @@ class Ordinary:
         return np.asarray(self.values[neurons].take(np.flatnonzero(self.concept != concept), axis=1))
 
 
+def looked_into(split: Sequence[str], generator: np.random.Generator) -> list[int]:
+    """Places of the fit rows that tokens are drawn from, ascending."""
+    fit = np.array([i for i, own in enumerate(split) if own == "fit"])
+    places: list[int] = np.sort(generator.permutation(fit)[:TEXTS]).tolist()
+    return places
+
+
 def collect_ordinary(
     checkpoint: Checkpoint,
     dataset: Dataset,
@@ -184,8 +191,7 @@ class OrdinarySample:
             max_tokens: length that a document is cut to.
         """
         generator = np.random.default_rng([seed, 1])
-        fit = np.array([i for i, split in enumerate(dataset.split) if split == "fit"])
-        places: list[int] = np.sort(generator.permutation(fit)[:TEXTS]).tolist()
+        places = looked_into(dataset.split, generator)
         how = resolve_pooling(pooling, checkpoint.config.model_type)
         own = [_besides(len(ids), how) for ids in encode(places)]
         bare = Encoder(checkpoint.tokenizer, min(max_tokens, longest_input(checkpoint)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,10 +13,19 @@ import torch
 from neuronlens.activations.batching import Batch, Halving, Ints, collate, pad_id_of
 from neuronlens.activations.capture import Captured, capture, on_host
 from neuronlens.activations.head import deciding_hidden, head_logits, vectors_together
-from neuronlens.activations.hidden import Keeper, KeptBatch, hidden_of, off_device, record_blocks
+from neuronlens.activations.hidden import KEPT_SPLITS, Keeper, KeptBatch, hidden_of, off_device, record_blocks
+from neuronlens.activations.last_block import one_token_of_last_block
 from neuronlens.activations.ordinary import DrawnTokens
-from neuronlens.activations.readout import Answers, continuations, needed_tokens, only_tokens, read_answers
+from neuronlens.activations.readout import (
+    Answers,
+    continuations,
+    deciding_columns,
+    needed_tokens,
+    only_tokens,
+    read_answers,
+)
 from neuronlens.activations.store import Floats
+from neuronlens.activations.tokens import resolve_pooling
 from neuronlens.checkpoint import Checkpoint
 from neuronlens.config import Pooling, Scoring
 from neuronlens.dataset import Dataset
@@ -41,6 +51,11 @@ class Pass:
     position: Ints
     deciding: Any
     texts: Sequence[str]
+
+
+def one_token_will_do(pooling: Pooling, model_type: str) -> bool:
+    """Whether the token that stands for a row is the one that decides it, so that the last block need not follow any other."""
+    return resolve_pooling(pooling, model_type) == resolve_pooling("auto", model_type)
 
 
 @dataclass(frozen=True)
@@ -81,8 +96,13 @@ class Passes:
             for split, place, rows in batches:
                 counts = keeper.counts if keeper is not None and keeper.keeps(split) else ()
 
-                def run(part: Batch, counts: Sequence[int] = counts) -> tuple[Pass, dict[int, object]]:
-                    return self._run(part, captured, counts)
+                # evaluation may have to run its rows again, and must find the same bits
+                alone = split not in KEPT_SPLITS and one_token_will_do(self.pooling, model.config.model_type)
+
+                def run(
+                    part: Batch, counts: Sequence[int] = counts, alone: bool = alone
+                ) -> tuple[Pass, dict[int, object]]:
+                    return self._run(part, captured, counts, alone)
 
                 batch = collate(self.encoded, rows, pad_id=pad_id, device=model.device)
                 parts = [found for _, found in self.halving.run(batch, run)]
@@ -95,11 +115,19 @@ class Passes:
                         keeper.drop(split)  # these are not the batches that evaluation meets
                 yield [found for found, _ in parts]
 
-    def _run(self, batch: Batch, captured: Captured, counts: Sequence[int]) -> tuple[Pass, dict[int, object]]:
-        """A pass, and the output of block n - 1 for each n of `counts`."""
+    def _run(
+        self, batch: Batch, captured: Captured, counts: Sequence[int], alone: bool
+    ) -> tuple[Pass, dict[int, object]]:
+        """A pass, and the output of block n - 1 for each n of `counts`.
+
+        Args:
+            alone: whether the last block may follow the deciding token alone, which it does where no other is drawn from the batch.
+        """
         model, drawn = self.checkpoint.model, self.drawn
         captured.wanted = None if drawn is None else drawn.places(batch.rows)
-        with record_blocks(model, counts, off_device) as outputs:
+        with record_blocks(model, counts, off_device) as outputs, contextlib.ExitStack() as stack:
+            if alone and captured.wanted is None:
+                stack.enter_context(one_token_of_last_block(model, deciding_columns(model, batch)))
             deciding = deciding_hidden(model, batch)
         values, tokens, position = on_host(captured), on_host(captured.tokens), captured.position.cpu().numpy()
         captured.wanted = None

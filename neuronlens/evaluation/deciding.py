@@ -2,7 +2,7 @@
 
 Behind the last attention a model treats every token by itself, and only one token of a row decides. So an edit of what the last block
 gives, or of its MLP's neurons, needs that token alone. Edits elsewhere run the blocks behind them (`neuronlens.evaluation.suffix`), and of
-the last block what one token needs (`neuronlens.evaluation.last_block`). Whichever way, the vectors that the last block gives of the
+the last block what one token needs (`neuronlens.activations.last_block`). Whichever way, the vectors that the last block gives of the
 deciding tokens go through the head together (`neuronlens.activations.head`).
 """
 
@@ -18,9 +18,9 @@ import torch
 from neuronlens.activations.batching import Batch
 from neuronlens.activations.head import deciding_hidden, head_logits, single_tokens, vectors_together
 from neuronlens.activations.hidden import blocks_before, hidden_of, like, resume_after
+from neuronlens.activations.last_block import one_token_of_last_block
 from neuronlens.activations.readout import deciding_columns, only_tokens
 from neuronlens.activations.tokens import TokenTracker, resolve_pooling
-from neuronlens.evaluation.last_block import one_token_of_last_block
 from neuronlens.evaluation.shared_prompt import SharedPrompt
 from neuronlens.evaluation.stacked import edits_together, stacked_passes
 from neuronlens.evaluation.suffix import Inner, record_inner, resume_within, run_unedited

@@ -14,9 +14,9 @@ import torch
 from neuronlens.activations.batching import Batch
 from neuronlens.activations.head import hidden_at
 from neuronlens.activations.hidden import blocks_before, hidden_of, like, record_blocks
+from neuronlens.activations.last_block import one_token_of_last_block
 from neuronlens.activations.readout import deciding_columns
 from neuronlens.activations.tokens import TokenTracker
-from neuronlens.evaluation.last_block import one_token_of_last_block
 from neuronlens.evaluation.suffix import Inner, record_inner, resume_before
 from neuronlens.interventions.edit import Dose, Edit, edit
 from neuronlens.sites import Site, family_of
