@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -24,7 +25,7 @@ class UserError(NeuronLensError):
     def __init__(self, what: str, *, where: str | None = None, cure: str | None = None) -> None:
         self.what, self.where, self.cure = what, where, cure
         text = f"{where}: {what}" if where else what
-        super().__init__(" ".join((text + (f". {cure}" if cure else "")).split()))
+        super().__init__(redacted(" ".join((text + (f". {cure}" if cure else "")).split())))
 
 
 class ConfigError(UserError):
@@ -53,6 +54,15 @@ class NonFiniteActivationError(NeuronLensError):
 
 class OutOfMemoryError(NeuronLensError):
     """Not even a single row fits into the memory of the device."""
+
+
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+:[^/@\s]*(?=@)|(?<=https://)[^/@\s]+(?=@)")
+_KEYS = re.compile(r"(?i)(?<=[?&])(\w*(?:sig|signature|token|secret|password|key)\w*)=[^&\s'\")]+")
+
+
+def redacted(text: str) -> str:
+    """A text without what addresses may carry: a name and password before the host, a token or signature behind it."""
+    return _KEYS.sub(r"\1=***", _CREDENTIALS.sub("***", text))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from neuronlens import artifact
 from neuronlens.config import Config
-from neuronlens.errors import ArtifactError, UserError
+from neuronlens.errors import ArtifactError, UserError, redacted
 from neuronlens.stages import OUTSIDE, STAGES, identities
 from tasks import tracking
 from tasks.audits import Audit
@@ -69,7 +69,12 @@ def lineage(audit: Audit) -> list[Link]:
         known = tracking.find(audit)
         if known is not None:
             links.append(
-                Link("mlflow", tracking.state_key(audit.folder), (f"run {known.run} in {known.uri}",), holds=True)
+                Link(
+                    "mlflow",
+                    tracking.state_key(audit.folder),
+                    (redacted(f"run {known.run} in {known.uri}"),),
+                    holds=True,
+                )
             )
     commit = None if audit.workspace is None else audit.workspace.git_commit()
     if commit is not None:

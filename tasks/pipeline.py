@@ -44,6 +44,7 @@ SHOWN: Mapping[str, Any] = {
         },
     ],
 }
+_IGNORED = "# Artifacts, which DVC keeps. Of an audit git holds audit.yaml, dvc.yaml and dvc.lock.\n"
 _HEADS = {
     AUDIT_FILE: "# What this audit was told, and what it is of. Written by `neuronlens audit`, which reads it again with --params.\n",
     PIPELINE_FILE: "# The audit in this folder as a pipeline, for `dvc repro`. Written by `neuronlens audit`.\n",
@@ -116,6 +117,11 @@ def describe(config: Config, folder: Path, root: Path) -> Pipeline:
     found = Pipeline(root, folder, f"{folder.relative_to(root).as_posix()}/{PIPELINE_FILE}")
     _write(folder / AUDIT_FILE, audit_text(config, root))
     _write(folder / PIPELINE_FILE, pipeline_text(config, found))
+    if not (
+        ignored := folder.parent / ".gitignore"
+    ).exists():  # DVC keeps what it names out of git, where git was there first
+        # by name: DVC takes a pattern such as /*/*/ for one that ignores dvc.yaml, too, and then knows no pipeline
+        _write(ignored, _IGNORED + "".join(f"/*/{name}/\n" for name in STAGES))
     return found
 
 

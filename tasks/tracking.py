@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from neuronlens import artifact
-from neuronlens.errors import NeuronLensError
+from neuronlens.errors import NeuronLensError, redacted
 from neuronlens.report.metrics import concept_metrics
 from neuronlens.stages import STAGES, flat
 from tasks.audits import Audit
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
 
 KEY = "neuronlens.key"
+_SQLITE, _DATABASE, _FILES = "sqlite:///", "mlflow.db", "mlruns"
 _LOGGED = ("report.html", "summary.md", "audit.json", "metrics.json", "plots")
 _TABLE = "results.json"
 _LONGEST = 6000  # characters of a parameter
@@ -74,6 +75,8 @@ def record(audit: Audit, decisions: Mapping[str, str] | None = None, *, flow_run
     known = _noted(audit, uri).get(key)
     if known is not None:  # which saves importing MLflow, and asking it
         return Recorded(known, uri, new=False)
+    if audit.workspace is not None and uri.startswith(_SQLITE):
+        audit.workspace.keep_out_of_git([_DATABASE, _FILES])
     with _alone(audit, uri), _in_words(uri):
         client = _client(uri)
         experiment = _experiment(client, audit)
@@ -103,15 +106,12 @@ def find(audit: Audit) -> Recorded | None:
         return Recorded(known[0].info.run_id, uri, new=False) if known else None
 
 
-_SQLITE = "sqlite:///"
-
-
 def store_uri(audit: Audit) -> str | None:
     """Where runs are noted: MLFLOW_TRACKING_URI, else mlflow.db at the root of the workspace."""
     asked = os.environ.get("MLFLOW_TRACKING_URI")
     if asked:
         return asked
-    return None if audit.workspace is None else f"{_SQLITE}{audit.workspace.root / 'mlflow.db'}"
+    return None if audit.workspace is None else f"{_SQLITE}{audit.workspace.root / _DATABASE}"
 
 
 def _noted(audit: Audit, uri: str) -> dict[str, str]:
@@ -157,9 +157,7 @@ def _experiment(client: MlflowClient, audit: Audit) -> str:
         if known.lifecycle_stage != "active":
             client.restore_experiment(known.experiment_id)
         return str(known.experiment_id)
-    local = (
-        None if os.environ.get("MLFLOW_TRACKING_URI") or audit.workspace is None else audit.workspace.root / "mlruns"
-    )
+    local = None if os.environ.get("MLFLOW_TRACKING_URI") or audit.workspace is None else audit.workspace.root / _FILES
     return str(client.create_experiment(name, artifact_location=None if local is None else local.as_uri()))
 
 
@@ -170,7 +168,10 @@ def _new_run(client: MlflowClient, experiment: str, audit: Audit, tags: Mapping[
     run = client.create_run(experiment, run_name=audit.folder.resolve().name, tags=dict(tags))
     run_id = str(run.info.run_id)
     try:
-        params = [Param(name, str(value)[:_LONGEST]) for name, value in flat(audit.config.model_dump(mode="json"))]
+        told = flat(
+            audit.config.model_dump(mode="json", exclude={"remote"})
+        )  # whom it is shared with is nobody's business
+        params = [Param(name, str(value)[:_LONGEST]) for name, value in told]
         for start in range(0, len(params), _AT_ONCE):
             client.log_batch(run_id, params=params[start : start + _AT_ONCE])
         measured = artifact.read_json(audit.folder / "report" / "metrics.json") | concept_metrics(document)
@@ -286,5 +287,6 @@ def _in_words(uri: str) -> Iterator[None]:
         else:
             cure = "Check MLFLOW_TRACKING_URI and that the server runs."
         raise NeuronLensError(
-            f"MLflow store {uri}: {text[:200]}. {cure} The audit is complete and kept; run the same command again to note it."
+            redacted(f"MLflow store {uri}: {text[:200]}.")
+            + f" {cure} The audit is complete and kept; run the same command again to note it."
         ) from error

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GPT2Config
 
-from benchmarks import audit, extraction, fit, profile, selectivity, selectivity_tables, storage, suffix, tables
+from benchmarks import again, audit, extraction, fit, profile, selectivity, selectivity_tables, storage, suffix, tables
 from benchmarks.__main__ import BENCHMARKS, RESULTS
 from benchmarks.measure import interleave
 from neuronlens.activations.batching import collate
@@ -321,3 +321,20 @@ def test_a_profiled_run_makes_every_pass_and_leaves_no_hook(checkpoints):
     rows = [[5, 6, 7]] * 6
     assert profile.passes_over(checkpoints("gpt2").model, rows, 6) == 3
     assert profile.passes_over(checkpoints("gpt2").model, rows, 1, keep=False) == 6
+
+
+def test_an_audit_that_is_there_is_asked_for_in_every_way(monkeypatch, tmp_path):
+    asked = []
+
+    def seconds(root, *words):
+        asked.append(words)
+        return {("audit", "--no-flow"): 10.0 if len(asked) == 1 else 1.0, ("audit",): float(len(asked))}.get(words, 0.0)
+
+    monkeypatch.setattr(again, "_seconds", seconds)
+    alone, starting, served = again.again(tmp_path, 3)
+    assert (alone.median, alone.seconds) == (0.1, 1.0)
+    # 1 audit, 4 turns without Prefect, 4 without a server of which the first does not count
+    assert (starting.low, starting.median, starting.high) == pytest.approx((0.7, 0.8, 0.9))
+    assert (served.low, served.median, served.high) == pytest.approx((1.2, 1.3, 1.4))
+    assert asked[9] == ("up",)
+    assert asked[-1] == ("down",)

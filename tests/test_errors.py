@@ -29,3 +29,18 @@ def test_exit_codes():
 )
 def test_a_misspelt_name_gets_the_closest_or_all(word, cure):
     assert did_you_mean(word, ["tau", "top"]) == cure
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("remote s3://me:pass@host/b: lacks", "remote s3://***@host/b: lacks"),
+        ("https://tok@host/a?sig=abc&x=1", "https://***@host/a?sig=***&x=1"),
+        ("https://host/?access_token=t and more", "https://host/?access_token=*** and more"),
+        ("ssh://me@host/folder", "ssh://me@host/folder"),
+        ("sqlite:////a/b.db, a@b:c", "sqlite:////a/b.db, a@b:c"),
+    ],
+)
+def test_addresses_are_shown_without_what_opens_them(text, shown):
+    assert errors.redacted(text) == shown
+    assert shown in str(UserError("is wrong", where=text))

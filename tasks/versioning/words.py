@@ -58,10 +58,17 @@ def reaching(repo: Repo) -> Iterator[None]:
 def in_words(root: Path) -> Iterator[None]:
     """DVC's complaints as a line that says what is wrong, and how to cure it."""
     from dvc.exceptions import DvcException
+    from dvc.lock import LockError
     from dvc.utils.serialize import ParseError
 
     try:
         yield
+    except LockError as error:  # locks of dead processes are not kept by DVC
+        raise UserError(
+            f"DVC is at work here ({' '.join(str(error).split('If there are')[0].split()).strip()})",
+            where=str(root),
+            cure="Run the same command again when it is done; where no DVC runs, remove .dvc/tmp/rwlock.",
+        ) from error
     except ParseError as error:
         file = Path(error.path)
         where = file if file.is_absolute() else Path.cwd() / file

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock
 
-from neuronlens.errors import NeuronLensError, UserError
+from neuronlens.errors import NeuronLensError, UserError, redacted
 from tasks.versioning.records import (
     checked_out,
     create_stage_of,
@@ -239,6 +239,14 @@ class Workspace:
             except SCMError:  # nothing has been committed yet
                 return None
 
+    def keep_out_of_git(self, names: Sequence[str]) -> None:
+        """Add files and folders at the root to .gitignore, where there is git and it does not ignore them already."""
+        if not _in_git(self.root):
+            return
+        with self._repo() as repo:
+            for name in names:
+                repo.scm_context.ignore(str(self.root / name))
+
     def push(self, files: Sequence[str] = ()) -> int:
         """Send what dvc.lock names, and the run-cache.
 
@@ -279,15 +287,15 @@ class Workspace:
         name = remote_name(repo) if remote else None
         if name is None:
             return None, None
-        known = f"remote {repo.config['remote'].get(name, {}).get('url', name)}"
+        known = redacted(f"remote {repo.config['remote'].get(name, {}).get('url', name)}")
         try:
             if not self._fetched:  # once a run: what team-mates' stages gave. Their data come stage by stage.
                 self._fetched = True
                 repo.stage_cache.pull(None)
             found = checked_out(repo, address, pull=True)
         except Exception as error:  # whatever a file system, a driver or a network may raise; the audit can do without
-            return None, f"{known} cannot be asked ({first_line(error)})"
-        return (f"{known}" if found else None), None
+            return None, f"{known} cannot be asked ({redacted(first_line(error))})"
+        return (known if found else None), None
 
     @contextmanager
     def _alone(self, address: str) -> Iterator[None]:

@@ -141,3 +141,17 @@ def test_dvc_runs_a_stage_and_then_has_nothing_to_do(originals: Path, here: Path
     assert run_stage("prepare", load_config(here / "params.yaml"), AUDIT).outcome == "current"
     (here / AUDIT / "prepare/timing.json").write_text("{}")
     assert "Stage 'prepare' didn't change, skipping" in repro()
+
+
+def test_dvc_sees_the_pipelines_of_audits_in_a_clone(tmp_path: Path) -> None:
+    """DVC reads patterns of .gitignore otherwise than git does."""
+    from dvc.repo import Repo
+
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    for name in (".gitignore", ".dvc/config"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    with Repo(str(tmp_path)) as repo:
+        ignored = {name: repo.scm.is_ignored(str(tmp_path / "audits/one" / name)) for name in ("dvc.yaml", "dvc.lock")}
+        ignored |= {name: repo.scm.is_ignored(str(tmp_path / "audits/one" / name) + "/") for name in STAGES}
+    assert ignored == {"dvc.yaml": False, "dvc.lock": False} | dict.fromkeys(STAGES, True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +21,7 @@ from flows import engine
 from flows.engine import default_folder, run_audit
 from neuronlens.artifact import TIMING
 from neuronlens.config import Config
-from neuronlens.errors import ConfigError, UserError
+from neuronlens.errors import ConfigError, NeuronLensError, UserError
 from neuronlens.stages import STAGES, Outcome
 from tasks import tracking
 from tasks.audits import foresee, open_existing
@@ -295,6 +298,35 @@ def test_a_note_holds_parameters_numbers_files_and_where_it_all_came_from(
     assert {"report.html", "summary.md", "audit.json", "results.json"} <= names
 
 
+def test_a_store_of_another_version_is_told_and_the_audit_is_kept(
+    ours: Workspace, configure: Callable[..., Config]
+) -> None:
+    with contextlib.closing(sqlite3.connect(ours.root / "mlflow.db")) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+    with pytest.raises(
+        NeuronLensError, match=r"mlflow\.db.*Another version of MLflow wrote it.*complete and kept.*same command again"
+    ):
+        run(configure("interventions.tau=2.5"))
+    other = configure("interventions.tau=2.5")
+    assert outcomes(foresee(other, default_folder(other))) == ["current"] * 5
+
+
+def test_what_opens_a_remote_is_written_nowhere(
+    ours: Workspace, configure: Callable[..., Config], caplog: pytest.LogCaptureFixture
+) -> None:
+    remote = "https://somebody:hunter2@127.0.0.1:1/store?sig=hunter3"
+    caplog.set_level(logging.INFO)
+    found = run(configure("interventions.tau=2.5", f"remote.url={remote}"))
+    assert "remote https://***@127.0.0.1:1/store?sig=*** cannot be asked" in found[2].reason
+    with pytest.raises(UserError) as told:
+        engine.exchange("push", None, remote)
+    assert "hunter" not in str(told.value) + caplog.text
+    cache = ours.root / ".dvc/cache"
+    for path in ours.root.rglob("*"):
+        if path.is_file() and not path.is_relative_to(cache):
+            assert b"hunter" not in path.read_bytes(), path
+
+
 def test_the_chain_from_report_to_weights_holds_until_something_is_touched(
     ours: Workspace, configure: Callable[..., Config]
 ) -> None:
@@ -321,6 +353,41 @@ def test_the_chain_from_report_to_weights_holds_until_something_is_touched(
     file.write_bytes(data + b"\0")
     broken = {link.name for link in lineage(open_existing(folder)) if link.holds is False}
     assert broken == {"fit"}
+
+
+def test_git_holds_the_pipelines_and_dvc_tells_what_differs_between_commits(
+    workspace: Workspace, configure: Callable[..., Config]
+) -> None:
+    folder = default_folder(configure())
+
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=somebody", "-c", "user.email=somebody@example.org", "-c", "init.defaultBranch=main"]
+        return subprocess.run(
+            ["git", *who, *words], cwd=workspace.root, check=True, capture_output=True, text=True
+        ).stdout
+
+    git("init", "--quiet")
+    run(configure())
+    git("add", ".")
+    held = {".dvc/.gitignore", ".dvc/config", ".dvcignore", ".gitignore", "audits/.gitignore"}
+    own = {f"{folder}/{name}" for name in ("audit.yaml", "dvc.yaml", "dvc.lock")}
+    assert {*git("diff", "--cached", "--name-only").split()} == held | own
+    git("commit", "--quiet", "--message", "one")
+    run(configure("interventions.tau=2.5"))
+    assert f"{folder}/dvc.lock" in git("diff", "--name-only")
+    changed = json.loads(dvc(workspace.root, "params", "diff", "--json"))
+    assert changed == {f"{folder}/audit.yaml": {"interventions.tau": {"old": "[2.0]", "new": "[2.5]"}}}
+    told = json.loads(dvc(workspace.root, "metrics", "diff", "--json"))
+    assert {*told} == {f"{folder}/report/metrics.json"}
+    assert any("selectivity" in name for name in told[f"{folder}/report/metrics.json"])
+    git("commit", "--quiet", "--all", "--message", "other")
+    assert "up to date" in dvc(workspace.root, "status")
+    noted = tracking.find(open_existing(folder))
+    assert noted is not None
+    from mlflow import MlflowClient
+
+    tags = MlflowClient(tracking_uri=noted.uri).get_run(noted.run).data.tags
+    assert tags["git.commit"] == git("rev-parse", "HEAD~1").strip() + "+"
 
 
 def test_a_folder_without_an_audit_is_told(workspace: Workspace) -> None:

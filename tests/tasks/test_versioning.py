@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -210,6 +211,28 @@ def test_a_half_written_list_of_dvcs_locks_is_told_and_gone_the_next_time(toy: T
     (toy.root / ".dvc/tmp/rwlock").write_text('{"write": {')
     with pytest.raises(UserError, match=r"rwlock: was written half.*Run the same command again"):
         toy.run()
+    assert toy.run()[2][0] == "computed"
+    assert toy.run() == [CURRENT] * 3
+
+
+def test_locks_of_a_process_that_died_are_nobodys_and_those_of_one_that_lives_are_told(toy: Toy) -> None:
+    toy.run()
+    toy.set(three=4)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    rwlock = toy.root / ".dvc/tmp/rwlock"
+
+    def held_by(pid: int) -> None:
+        held = {"pid": pid, "cmd": "dvc repro"}
+        rwlock.write_text(json.dumps({"write": {str(toy.root / "three"): held}, "read": {}}))
+
+    held_by(ended.pid)
+    assert toy.run()[2][0] == "computed"
+    toy.set(three=5)
+    held_by(os.getppid())
+    with pytest.raises(UserError, match=rf"DVC is at work here .*PID {os.getppid()}.*dvc repro.*Run the same command"):
+        toy.run()
+    rwlock.unlink()
     assert toy.run()[2][0] == "computed"
     assert toy.run() == [CURRENT] * 3
 
