@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM := false
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup audit check test bench bench-peers profile
+.PHONY: help setup audit check test ranges bench bench-peers profile
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,14 @@ check: setup ## Lint, types, the order of the floors, and what is installed agai
 
 test: check ## All tests, after the checks.
 	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile
+
+# torch alone stays as it is pinned: the newest one may come with gigabytes of libraries for accelerators.
+ranges: setup ## Run flows on the newest releases that pyproject.toml admits, installed into .ranges without the lock file.
+	$(PYTHON) -m venv --clear .ranges
+	grep '^torch==' requirements.lock > .ranges/torch.txt
+	@$(TELL_UV); set -x; $(BIN)/uv pip install --quiet --python .ranges/bin/python --constraint .ranges/torch.txt --editable '.[dev]'
+	.ranges/bin/python -m pip check
+	.ranges/bin/python -m pytest tests/flows/test_audit.py
 
 bench: setup ## Measure, and print what the documentation quotes.
 	$(BIN)/python -m benchmarks
