@@ -13,7 +13,7 @@ from neuronlens.config import Config
 from neuronlens.errors import UserError
 from neuronlens.params import load_config
 from neuronlens.stages import STAGES, Outcome, audit_id, release_memory, run_stage
-from tasks.audits import AUDITS, Audit, bring_up_to_date, foresee, open_audit, open_existing
+from tasks.audits import AUDITS, Audit, bring_up_to_date, open_audit, open_existing, state_of
 from tasks.pipeline import AUDIT_FILE, PIPELINE_FILE, check_audited, pipeline_of
 from tasks.versioning import Workspace
 
@@ -90,18 +90,7 @@ def state_of_audits(folders: Sequence[Path] | None = None) -> dict[Path, list[Ou
     Args:
         folders: all of the workspace around the current folder unless told otherwise.
     """
-    found = {}
-    for folder in folders or audits_of(workspace_here()):
-        audit = open_existing(folder)
-        if audit.workspace is None or audit.pipeline is None:
-            found[folder] = foresee(audit.config, folder)
-            continue
-        decided = audit.workspace.look([audit.pipeline.address(name) for name in STAGES])
-        found[folder] = [
-            Outcome(name, decision.outcome, decision.reason, 0.0)
-            for name, decision in zip(STAGES, decided, strict=True)
-        ]
-    return found
+    return {folder: state_of(open_existing(folder)) for folder in folders or audits_of(workspace_here())}
 
 
 def exchange(way: Literal["push", "pull"], folders: Sequence[Path] | None, remote: str | None) -> int:

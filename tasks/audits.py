@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from neuronlens import artifact, example, stages
 from neuronlens.config import Config
@@ -95,6 +96,19 @@ def foresee(config: Config, folder: Path) -> list[Outcome]:
     else:
         written = written_by(config, folder, workspace.root)
         pipeline = Pipeline(workspace.root, folder, next(iter(written)))
+    return _look(workspace, pipeline, written)
+
+
+def state_of(audit: Audit) -> list[Outcome]:
+    """What bringing an audit up to date that has been made would do, by the parameters that lie beside it. Nothing is changed."""
+    if audit.workspace is None or audit.pipeline is None:
+        return foresee(audit.config, audit.folder)
+    return _look(audit.workspace, audit.pipeline)
+
+
+def _look(
+    workspace: Workspace, pipeline: Pipeline, written: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[Outcome]:
     found = workspace.look([pipeline.address(name) for name in STAGES], written)
     return [Outcome(name, decision.outcome, decision.reason, 0.0) for name, decision in zip(STAGES, found, strict=True)]
 
