@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import shlex
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from io import TextIOWrapper
@@ -264,6 +266,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a minus sign must not end an audit where output is ASCII
     resume = shlex.join(["neuronlens", *(word for word in arguments if word != "--force")])
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends a job politely interrupts it
     try:
         code = app(args=list(arguments), prog_name="neuronlens", standalone_mode=False) or 0  # a verb returns None
     except typer.TyperException as error:

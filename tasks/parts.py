@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from concurrent.futures import CancelledError
 from typing import Any
 
 from prefect import State, Task, task
@@ -61,5 +62,8 @@ def mapped(maker: PartMaker, names: Sequence[str]) -> None:
 
 def _error(future: PrefectFuture[None]) -> BaseException | None:
     """What a future that is done raised. (Its state is asked of the server, which may not have heard of the end yet.)"""
-    found: object = future.result(raise_on_failure=False)
+    try:
+        found: object = future.result(raise_on_failure=False)
+    except CancelledError as error:  # before it began, since the run is ending
+        return error
     return found if isinstance(found, BaseException) else None

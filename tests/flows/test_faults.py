@@ -70,6 +70,30 @@ def test_a_disk_without_room_is_one_line_and_the_run_goes_on_when_there_is_some(
     assert files(default_folder(configure())) == files(audited)
 
 
+@pytest.mark.parametrize("more", [["--no-flow"], []])
+def test_a_job_that_is_told_to_end_says_how_to_go_on(
+    more: list[str], audited: Path, configure: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Workspace.create(tmp_path / "ours").root
+    words = [*_as_options(configure()), *more]
+    ended = _run(words, root)
+    assert ended.stdout is not None
+    line = ended.stdout.readline()  # the first stage is done, and others are not
+    assert line.startswith("prepare   computed"), line
+    ended.terminate()
+    _, told = ended.communicate(timeout=120)
+    assert ended.returncode == 130, told
+    assert "Traceback" not in told
+    *_, last = told.strip().splitlines()
+    assert last.startswith("neuronlens: interrupted; what is finished is kept. To resume: neuronlens audit ")
+    done = _run([*_as_options(configure()), "--no-flow"], root)
+    out, told = done.communicate(timeout=300)
+    assert done.returncode == 0, told
+    assert out.startswith("prepare   current")
+    monkeypatch.chdir(root)
+    assert files(default_folder(configure())) == files(audited)
+
+
 def test_two_runs_of_one_audit_at_once_compute_each_stage_once(
     audited: Path, configure: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
