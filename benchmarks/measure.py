@@ -27,12 +27,14 @@ class Ratio:
 
 
 Run = Callable[[], object]
+APART = object()  # what a piece yields that is left out, since it is accounted for elsewhere
 
 
 def interleave(baseline: Run, variants: Mapping[str, Run], rounds: int = 5, *, share: float = 1.0) -> list[Ratio]:
     """Run the baseline and every variant once a round, after a round that does not count; the order rotates.
 
-    What returns an iterator is run piece by piece, and all that do take turns by the piece: a machine's speed drifts within seconds.
+    What returns an iterator is run piece by piece, and all that do take turns by the piece: a machine's speed drifts within seconds. A
+    piece that yields `APART` does not count.
 
     Args:
         share: of the variants' work that the baseline does. Where that is a sample, its times are scaled up.
@@ -59,9 +61,11 @@ def _seconds(runs: Mapping[str, Run]) -> dict[str, float]:
     while waiting:
         for name, pieces in [*waiting.items()]:
             start = time.process_time()
-            if next(pieces, pieces) is pieces:
+            piece = next(pieces, pieces)
+            if piece is pieces:
                 del waiting[name]
-            spent[name] += time.process_time() - start
+            if piece is not APART:
+                spent[name] += time.process_time() - start
     return spent
 
 

@@ -13,7 +13,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from benchmarks.extraction import batches
-from benchmarks.measure import Ratio, interleave
+from benchmarks.measure import APART, Ratio, interleave
 from neuronlens.activations.batching import Batch, collate
 from neuronlens.activations.readout import deciding_logits
 from neuronlens.evaluation import deciding
@@ -86,19 +86,20 @@ def _all(model: PreTrainedModel, rows: list[Batch], edits: list[Intervention], r
 
 
 def _one(model: PreTrainedModel, rows: list[Batch], edits: list[Intervention], rounds: int) -> list[Ratio]:
-    some, site = edits[:3], edits[0].site
+    some, site = edits[:4], edits[0].site  # the first bears what all share, and is left out
     kept = [Unedited.of(model, edits, batch) for batch in rows]
 
-    def full() -> Iterator[None]:
+    def full() -> Iterator[object]:
         for batch in rows:
-            yield  # while the other side gives the unedited rows
-            for item in some:
+            yield APART
+            yield APART
+            for item in some[1:]:
                 yield _full(model, [item], batch)
 
-    def resumed() -> Iterator[None]:
+    def resumed() -> Iterator[object]:
         for batch, unedited in zip(rows, kept, strict=True):
-            for _ in deciding_passes(model, some, batch, unedited):
-                yield
+            for index, _, _ in deciding_passes(model, some, batch, unedited):
+                yield APART if index < 2 else None  # the unedited rows are added below, once for all the edits
 
     # both sides edit by edit, since the machine's speed drifts within seconds: edits do not wait for each other's head
     with patch.object(deciding, "vectors_together", return_value=1):

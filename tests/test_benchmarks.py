@@ -15,7 +15,7 @@ from transformers import GPT2Config
 
 from benchmarks import again, audit, extraction, fit, profile, selectivity, selectivity_tables, storage, suffix, tables
 from benchmarks.__main__ import BENCHMARKS, RESULTS
-from benchmarks.measure import interleave
+from benchmarks.measure import APART, interleave
 from neuronlens.activations.batching import collate
 from neuronlens.artifact import write_table
 from neuronlens.evaluation import frontier
@@ -288,6 +288,23 @@ def test_a_baseline_that_does_a_share_of_the_work_is_scaled(monkeypatch):
 
     (ratio,) = interleave(spends(1.0), {"whole": spends(2.0)}, share=0.1)
     assert (ratio.median, ratio.seconds) == (pytest.approx(0.2), pytest.approx(2.0))
+
+
+def test_a_piece_that_is_set_apart_does_not_count(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("benchmarks.measure.time.process_time", lambda: clock[0])
+
+    def pieces(apart, counted):
+        def run():
+            clock[0] += apart
+            yield APART
+            clock[0] += counted
+            yield
+
+        return run
+
+    (ratio,) = interleave(pieces(0.0, 2.0), {"one": pieces(5.0, 1.0)})
+    assert (ratio.median, ratio.seconds) == (pytest.approx(0.5), pytest.approx(1.0))
 
 
 def test_a_check_of_the_fit_finds_a_wrong_number():
