@@ -92,7 +92,7 @@ def up(root: Path, tell: Callable[[str], None] = lambda _: None) -> dict[str, Se
         NeuronLensError: one does not answer within two minutes.
     """
     with _file(root):
-        found = _running(root)
+        found = running(root)
         for name, kind in _KINDS.items():
             if name not in found:
                 tell(f"starting {name}")
@@ -104,16 +104,11 @@ def up(root: Path, tell: Callable[[str], None] = lambda _: None) -> dict[str, Se
 def down(root: Path) -> list[str]:
     """Stop the servers of a workspace; the names of those that ran."""
     with _file(root):
-        found = _running(root)
+        found = running(root)
         for service in _known(root).values():  # also of one that died: its helpers may have outlived it
             _stop(service)
         _write(root, {})
     return [*found]
-
-
-def running(root: Path) -> dict[str, Service]:
-    """Those servers of a workspace that run."""
-    return _running(root)
 
 
 def _folder(root: Path) -> Path:
@@ -134,7 +129,8 @@ def _known(root: Path) -> dict[str, Service]:
         return {}
 
 
-def _running(root: Path) -> dict[str, Service]:
+def running(root: Path) -> dict[str, Service]:
+    """Those servers of a workspace that run."""
     return {name: service for name, service in _known(root).items() if service.alive}
 
 

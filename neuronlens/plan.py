@@ -6,11 +6,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from neuronlens.activations.batching import Ints, collate, pad_id_of, split_batches
-from neuronlens.activations.hidden import KEPT_SPLITS, Keeper
+from neuronlens.activations.hidden import Keeper
 from neuronlens.activations.memory import batch_budget
 from neuronlens.activations.ordinary import TEXTS, looked_into
 from neuronlens.activations.passes import one_token_will_do
@@ -185,14 +184,13 @@ def plan(config: Config) -> Plan:
 
 def _spared(config: Config, inputs: Inputs, batches: Mapping[str, Sequence[Ints]], lengths: Sequence[int]) -> int:
     """Tokens that extraction's last block does not follow (see `neuronlens.activations.passes`)."""
-    if not one_token_will_do(config.extract.pooling, inputs.checkpoint.config.model_type):
-        return 0
-    drawn = {*looked_into(inputs.dataset.split, np.random.default_rng([config.seed, 1]))}
+    pooling, model_type = config.extract.pooling, inputs.checkpoint.config.model_type
+    drawn, _ = looked_into(inputs.dataset.split, config.seed)
     return sum(
         lengths[row] - 1
         for split, members in batches.items()
         for rows in members
-        if split not in KEPT_SPLITS and drawn.isdisjoint(rows.tolist())
+        if one_token_will_do(split, pooling, model_type) and {*drawn}.isdisjoint(rows.tolist())
         for row in rows.tolist()
     )
 

@@ -75,7 +75,7 @@ def record(audit: Audit, decisions: Mapping[str, str] | None = None, *, flow_run
     known = _noted(audit, uri).get(key)
     if known is not None:  # which saves importing MLflow, and asking it
         return Recorded(known, uri, new=False)
-    if audit.workspace is not None and uri.startswith(_SQLITE):
+    if audit.workspace is not None and uri == _own_store(audit.workspace):
         audit.workspace.keep_out_of_git([_DATABASE, _FILES])
     with _alone(audit, uri), _in_words(uri):
         client = _client(uri)
@@ -111,7 +111,11 @@ def store_uri(audit: Audit) -> str | None:
     asked = os.environ.get("MLFLOW_TRACKING_URI")
     if asked:
         return asked
-    return None if audit.workspace is None else f"{_SQLITE}{audit.workspace.root / _DATABASE}"
+    return None if audit.workspace is None else _own_store(audit.workspace)
+
+
+def _own_store(workspace: Workspace) -> str:
+    return f"{_SQLITE}{workspace.root / _DATABASE}"
 
 
 def _noted(audit: Audit, uri: str) -> dict[str, str]:

@@ -50,11 +50,11 @@ class Ordinary:
         return np.asarray(self.values[neurons].take(np.flatnonzero(self.concept != concept), axis=1))
 
 
-def looked_into(split: Sequence[str], generator: np.random.Generator) -> list[int]:
-    """Places of the fit rows that tokens are drawn from, ascending."""
+def looked_into(split: Sequence[str], seed: int) -> tuple[list[int], np.random.Generator]:
+    """Places of the fit rows that tokens are drawn from, ascending; and what goes on drawing."""
+    generator = np.random.default_rng([seed, 1])
     fit = np.array([i for i, own in enumerate(split) if own == "fit"])
-    places: list[int] = np.sort(generator.permutation(fit)[:TEXTS]).tolist()
-    return places
+    return np.sort(generator.permutation(fit)[:TEXTS]).tolist(), generator
 
 
 def collect_ordinary(
@@ -190,8 +190,7 @@ class OrdinarySample:
             documents, pooling, seed: see `collect_ordinary`.
             max_tokens: length that a document is cut to.
         """
-        generator = np.random.default_rng([seed, 1])
-        places = looked_into(dataset.split, generator)
+        places, generator = looked_into(dataset.split, seed)
         how = resolve_pooling(pooling, checkpoint.config.model_type)
         own = [_besides(len(ids), how) for ids in encode(places)]
         bare = Encoder(checkpoint.tokenizer, min(max_tokens, longest_input(checkpoint)))

@@ -53,9 +53,13 @@ class Pass:
     texts: Sequence[str]
 
 
-def one_token_will_do(pooling: Pooling, model_type: str) -> bool:
-    """Whether the token that stands for a row is the one that decides it, so that the last block need not follow any other."""
-    return resolve_pooling(pooling, model_type) == resolve_pooling("auto", model_type)
+def one_token_will_do(split: str, pooling: Pooling, model_type: str) -> bool:
+    """Whether the last block may follow one token of each row of a split alone, in batches from which no other is drawn.
+
+    It may where the token that stands for a row is the one that decides it; not in splits that evaluation may have to run again, as it must
+    find the same bits.
+    """
+    return split not in KEPT_SPLITS and resolve_pooling(pooling, model_type) == resolve_pooling("auto", model_type)
 
 
 @dataclass(frozen=True)
@@ -96,8 +100,7 @@ class Passes:
             for split, place, rows in batches:
                 counts = keeper.counts if keeper is not None and keeper.keeps(split) else ()
 
-                # evaluation may have to run its rows again, and must find the same bits
-                alone = split not in KEPT_SPLITS and one_token_will_do(self.pooling, model.config.model_type)
+                alone = one_token_will_do(split, self.pooling, model.config.model_type)
 
                 def run(
                     part: Batch, counts: Sequence[int] = counts, alone: bool = alone
