@@ -284,13 +284,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"what is finished is kept. To resume: {resume}"
         )
         return 3
-    except Exception:  # whatever broke: its traceback is kept, and the way to go on stands below it
-        traceback.print_exc()
-        _complain(f"the run broke; what is finished is kept. To resume: {resume}")
-        return 3
+    except Exception as error:  # whatever broke: its traceback is kept, and the way to go on stands below it
+        if _began_with_signal(error):
+            code = 130
+        else:
+            traceback.print_exc()
+            _complain(f"the run broke; what is finished is kept. To resume: {resume}")
+            return 3
     if code == 130:
         _complain(f"interrupted; what is finished is kept. To resume: {resume}")
     return code
+
+
+def _began_with_signal(error: BaseException) -> bool:
+    """Whether a signal to end is what the error came of: Prefect fails while it handles one that reaches it amid its own bookkeeping."""
+    chain: list[BaseException] = [error]
+    while (before := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(before)
+    return any(isinstance(each, KeyboardInterrupt) or type(each).__name__ == "TerminationSignal" for each in chain)
 
 
 def _complain(message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -21,6 +22,7 @@ from tasks.versioning import Workspace
 from tests.flows.test_cli import _as_options
 from tests.flows.test_workspace import files
 
+PLAIN = "import sys; from flows.cli import main; sys.exit(main(sys.argv[1:]))"
 SMALL = """
 import resource, signal, sys
 from flows.cli import main
@@ -30,18 +32,31 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
+AMID_PREFECT = """
+import os, signal, sys
+from prefect import task_engine
+from flows.cli import main
+create = task_engine._create_task_run_locally
+seen = []
+def interrupted(**arguments):
+    seen.append(arguments)
+    if len(seen) == 2:
+        os.kill(os.getpid(), int(sys.argv[1]))
+    return create(**arguments)
+task_engine._create_task_run_locally = interrupted
+sys.exit(main(sys.argv[2:]))
+"""
+
+
 def _command(config: Config) -> list[str]:
     return [*_as_options(config), "--no-flow"]
 
 
-def _run(words: list[str], root: Path, limit: int | None = None) -> subprocess.Popen[str]:
-    program = ["-c", "import sys; from flows.cli import main; sys.exit(main(sys.argv[1:]))"]
-    if limit is not None:
-        program, words = ["-c", SMALL], [str(limit), *words]
+def _run(words: list[str], root: Path, script: str = PLAIN) -> subprocess.Popen[str]:
     threads = str(torch.get_num_threads())  # sums over other numbers of threads round otherwise
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": threads}
     return subprocess.Popen(
-        [sys.executable, *program, *words],
+        [sys.executable, "-c", script, *words],
         cwd=root,
         env=environment,
         stdout=subprocess.PIPE,
@@ -57,7 +72,7 @@ def test_a_disk_without_room_is_one_line_and_the_run_goes_on_when_there_is_some(
     """Files may not be larger than so many bytes, which is what a full disk looks like to whoever writes them."""
     root = Workspace.create(tmp_path / "ours").root
     words = _command(configure())
-    failed = _run(words, root, limit)
+    failed = _run([str(limit), *words], root, SMALL)
     _, told = failed.communicate(timeout=300)
     assert failed.returncode == 3, told
     *_, last = told.strip().splitlines()
@@ -92,6 +107,20 @@ def test_a_job_that_is_told_to_end_says_how_to_go_on(
     assert out.startswith("prepare   current")
     monkeypatch.chdir(root)
     assert files(default_folder(configure())) == files(audited)
+
+
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_amid_the_bookkeeping_of_prefect_is_told_as_one(
+    told: signal.Signals, configure: Callable[..., Config], tmp_path: Path
+) -> None:
+    """Prefect marks a task run as crashed that it has not made yet, and fails."""
+    root = Workspace.create(tmp_path / "ours").root
+    ended = _run([str(int(told)), *_as_options(configure())], root, AMID_PREFECT)
+    _, said = ended.communicate(timeout=120)
+    assert ended.returncode == 130, said
+    assert "Traceback" not in said
+    *_, last = said.strip().splitlines()
+    assert last.startswith("neuronlens: interrupted; what is finished is kept. To resume: neuronlens audit ")
 
 
 def test_two_runs_of_one_audit_at_once_compute_each_stage_once(
