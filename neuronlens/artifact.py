@@ -11,6 +11,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,13 @@ def slug(text: str, otherwise: str) -> str:
 
 def library_versions() -> dict[str, str]:
     """Versions of Python and of the libraries whose behaviour decides the numbers."""
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in _LIBRARIES}
+    return {"python": platform.python_version()} | {name: _version(name) for name in _LIBRARIES}
+
+
+@lru_cache
+def _version(library: str) -> str:
+    """What is imported stays as it is; every part of a stage asks, and each answer reads a file of metadata."""
+    return metadata.version(library)
 
 
 def write_json(path: Path, value: Any) -> None:
