@@ -25,13 +25,21 @@ from tests.flows.test_workspace import files
 PLAIN = "import sys; from flows.cli import main; sys.exit(main(sys.argv[1:]))"
 SMALL = """
 import resource, signal, sys
+from flows import engine
 from flows.cli import main
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
-sys.exit(main(sys.argv[2:]))
+limit, after = int(sys.argv[1]), sys.argv[2]
+told = engine._logged
+def logged(outcome):
+    found = told(outcome)
+    if outcome.stage == after:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    return found
+engine._logged = logged
+if after == "start":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+sys.exit(main(sys.argv[3:]))
 """
-
-
 AMID_PREFECT = """
 import os, signal, sys
 from prefect import task_engine
@@ -65,14 +73,22 @@ def _run(words: list[str], root: Path, script: str = PLAIN) -> subprocess.Popen[
     )
 
 
-@pytest.mark.parametrize("limit", [2_000, 20_000, 60_000])
+@pytest.mark.parametrize(
+    ("after", "limit"),
+    [("start", 2_000), ("start", 20_000), *((name, 1_000) for name in STAGES)],
+)
 def test_a_disk_without_room_is_one_line_and_the_run_goes_on_when_there_is_some(
-    limit: int, audited: Path, configure: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    after: str,
+    limit: int,
+    audited: Path,
+    configure: Callable[..., Config],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Files may not be larger than so many bytes, which is what a full disk looks like to whoever writes them."""
+    """From the start or after a stage files may not be larger than so many bytes: a full disk looks like that to whoever writes them."""
     root = Workspace.create(tmp_path / "ours").root
     words = _command(configure())
-    failed = _run([str(limit), *words], root, SMALL)
+    failed = _run([str(limit), after, *words], root, SMALL)
     _, told = failed.communicate(timeout=300)
     assert failed.returncode == 3, told
     *_, last = told.strip().splitlines()
