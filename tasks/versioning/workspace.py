@@ -245,7 +245,9 @@ class Workspace:
             return
         with self._repo() as repo:
             for name in names:
-                repo.scm_context.ignore(str(self.root / name))
+                path = str(self.root / name)
+                if not repo.scm.is_ignored(f"{path}/"):  # of a folder, too, that is not there yet
+                    repo.scm_context.ignore(path)
 
     def push(self, files: Sequence[str] = ()) -> int:
         """Send what dvc.lock names, and the run-cache.

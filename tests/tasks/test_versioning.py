@@ -248,3 +248,15 @@ def test_nothing_of_the_users_is_replaced_when_a_workspace_is_made(toy: Toy) -> 
     (toy.root / ".dvc/config").write_text("[core]\n    remote = mine\n")
     Workspace.create(toy.root)
     assert "mine" in (toy.root / ".dvc/config").read_text()
+
+
+@pytest.mark.parametrize("ignored", ["/runs/\n/one.db\n", "/runs\n*.db\n"])
+def test_what_git_ignores_already_is_not_written_down_again(ignored: str, tmp_path: Path) -> None:
+    """Also a folder that is not there yet, which git knows from a file by nothing but the pattern."""
+    workspace = Workspace.create(tmp_path)
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    (tmp_path / ".gitignore").write_text(ignored)
+    workspace.keep_out_of_git(["runs", "one.db"])
+    assert (tmp_path / ".gitignore").read_text() == ignored
+    workspace.keep_out_of_git(["other"])
+    assert (tmp_path / ".gitignore").read_text().splitlines()[-1] == "/other"
