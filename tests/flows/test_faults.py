@@ -44,6 +44,7 @@ AMID_PREFECT = """
 import os, signal, sys
 from prefect import task_engine
 from flows.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has ignored for what it runs in the background
 create = task_engine._create_task_run_locally
 seen = []
 def interrupted(**arguments):
