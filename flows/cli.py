@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.environment import set_environment
-from neuronlens.errors import ArtifactError, ConfigError, NeuronLensError, did_you_mean
+from neuronlens.errors import ArtifactError, ConfigError, NeuronLensError, UserError, did_you_mean
 
 if TYPE_CHECKING:
     from neuronlens.config import Config
@@ -149,6 +149,177 @@ def status(
     from flows.engine import state_of_audits
 
     show_status(state_of_audits(audit))
+
+
+@app.command()
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="Folder of an audit.")],
+    after: Annotated[Path, typer.Argument(metavar="AFTER", help="Folder of the audit that is held against it.")],
+    transfer: Annotated[
+        bool,
+        typer.Option("--transfer", help="Apply BEFORE's ranges to AFTER's checkpoint, and hold them against its own."),
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where it goes; comparisons/BEFORE--AFTER unless told otherwise."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print comparison.json and nothing else on stdout.")] = False,
+) -> None:
+    """Tell what changed between two audits of the same rows, paired row by row."""
+    import json
+
+    from flows.console import show_changes
+    from tasks.audits import open_existing
+    from tasks.comparing import compared, transferred
+
+    audit = open_existing(after)
+    folder, found = (
+        transferred(before, after, audit.config, out)
+        if transfer
+        else compared(before, after, out, seed=audit.config.seed)
+    )
+    if as_json:
+        typer.echo(json.dumps(found, indent=2, sort_keys=True, ensure_ascii=False))
+    else:
+        show_changes(found)
+        typer.echo(f"\n{folder}")
+
+
+@app.command()
+def gate(
+    audit: Annotated[Path, typer.Argument(metavar="AUDIT", help="Its folder.")],
+    since: Annotated[
+        Path | None, typer.Option(metavar="AUDIT", help="The audit before it, for gates on changes.")
+    ] = None,
+    params: Params = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the verdicts as JSON.")] = False,
+) -> int:
+    """Judge an audit by the gates of params.yaml. Exit code 0: all passed, 1: one failed, 4: one is not decided."""
+    import json
+    from dataclasses import asdict
+
+    from flows.console import show_gates
+    from neuronlens.comparison.gates import exit_code
+    from tasks.audits import open_existing
+    from tasks.comparing import compared, judged
+
+    config = (
+        open_existing(audit).config if params is None and not Path("params.yaml").is_file() else _config(params, None)
+    )
+    comparison = None if since is None else compared(since, audit, seed=config.seed)[1]
+    verdicts = judged(config.gates, audit, comparison)
+    if as_json:
+        typer.echo(json.dumps([asdict(verdict) for verdict in verdicts], indent=2, ensure_ascii=False))
+    else:
+        show_gates(verdicts)
+    return exit_code(verdicts)
+
+
+@app.command()
+def watch(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="Folder of checkpoint-STEP folders, models:/NAME of MLflow, or a hub id."
+        ),
+    ],
+    dataset: Dataset = None,
+    params: Params = None,
+    overrides: Overrides = None,
+    every: Annotated[
+        str | None, typer.Option(metavar="TIME", help="How often to look: 90s, 10m, 6h; 10m unless told otherwise.")
+    ] = None,
+    cron: Annotated[str | None, typer.Option(metavar="CRON", help='When to look, such as "0 3 * * *".')] = None,
+    once: Annotated[
+        bool, typer.Option("--once", help="Look once and end, with the exit code of the worst verdict.")
+    ] = False,
+    settled: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", help="Without a change for so long, a folder that is not whole is broken."),
+    ] = 60.0,
+    no_flow: Annotated[bool, typer.Option("--no-flow", help="Run without Prefect's engine.")] = False,
+) -> int:
+    """Audit every checkpoint of a line once it is whole, compare it with the one before it, and judge it by the gates."""
+    from flows import console
+    from flows import watch as watching
+
+    config = _config(params, overrides, _flags(None, dataset, None, None, None))
+    next_look = watching.times(every, cron)
+    console.show_stages(sys.stdout)
+    line, found = watching.line_here(source), watching.source_of(source, settled)
+    if once:
+        return watching.worst(watching.watch_once(config, line, found, use_flow=not no_flow))
+    watching.watch(config, line, found, next_look, use_flow=not no_flow)
+    return 0
+
+
+@app.command("list")
+def list_audits(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")] = False,
+) -> None:
+    """List all audits of the workspace, with their main numbers and the verdicts of their gates."""
+    import json
+
+    from flows.console import show_list
+    from flows.engine import audits_of, workspace_here
+    from tasks.catalogue import listed
+
+    workspace = workspace_here()
+    rows = listed(workspace.root, audits_of(workspace))
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+    else:
+        show_list(rows)
+
+
+@app.command()
+def show(
+    audit: Annotated[Path, typer.Argument(metavar="AUDIT", help="Its folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print audit.json and nothing else on stdout.")] = False,
+) -> None:
+    """Show the results of an audit that is there."""
+    from flows.console import show_results
+
+    file = audit / "report" / "audit.json"
+    if not file.is_file():
+        raise UserError(
+            "holds no finished audit", where=str(audit), cure="Name the folder of one: neuronlens list shows them."
+        )
+    if as_json:
+        typer.echo(file.read_bytes(), nl=False)
+    else:
+        show_results(file)
+        typer.echo(f"\n{audit / 'report' / 'report.html'}")
+
+
+@app.command()
+def trend(
+    line: Annotated[str, typer.Argument(metavar="LINE", help="What was watched, or its name below lines/.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")] = False,
+) -> None:
+    """Show the main numbers of a line's checkpoints, one after another."""
+    import json
+
+    from flows.console import show_trend
+    from flows.engine import audits_of, workspace_here
+    from tasks.catalogue import lines_of
+    from tasks.catalogue import trend as found_trend
+    from tasks.lines import Line
+
+    workspace = workspace_here()
+    known = lines_of(workspace.root)
+    name = line if line in known else Line.of(line, workspace.root).name
+    if name not in known:
+        raise UserError(
+            "no such line",
+            where=line,
+            cure=did_you_mean(name, known) if known else "Watch one: neuronlens watch SOURCE.",
+        )
+    rows = found_trend(workspace.root, audits_of(workspace), name)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+    else:
+        show_trend(rows)
 
 
 @app.command()

@@ -18,6 +18,7 @@ from neuronlens.report.table import KIND_NAMES, Interval, ResultRow, result_rows
 from neuronlens.report.text import count, points, points_between, significant, visible
 
 if TYPE_CHECKING:
+    from neuronlens.comparison.gates import Judged
     from neuronlens.plan import Plan
     from neuronlens.stages import Outcome
     from tasks.lineage import Link
@@ -119,6 +120,118 @@ def show_status(audits: Mapping[Path, Sequence[Outcome]]) -> None:
         state = "not begun" if all(made.reason.startswith(("not there", "follows")) for made in decided) else "stale"
         table.add_row(folder.name, state, visible(f"{stale[0].stage}: {stale[0].reason}"))
     _console(table).print(table if audits else "no audits yet: neuronlens audit")
+
+
+def show_gates(verdicts: Sequence[Judged]) -> None:
+    """Print a line for each gate: what was found, and the verdict."""
+    table = _plain_table(("gate", "rule", "decided by", "found", "95 %", "verdict", ""))
+    for gate in verdicts:
+        value = "" if gate.value is None else f"{gate.value:.4g}"
+        between = "" if gate.low is None or gate.high is None else f"{gate.low:.4g} to {gate.high:.4g}"
+        told = f"waived: {gate.waived}" if gate.waived else gate.note or ""
+        table.add_row(
+            visible(gate.gate), gate.rule, visible(gate.number or ""), value, between, gate.verdict, visible(told)
+        )
+    _console(table).print(table if verdicts else "no gates: name some below gates: in params.yaml")
+
+
+_CHANGED = {
+    "base_accuracy": "accuracy, unedited",
+    "base_confidence": "confidence, unedited",
+    "base_log_perplexity": "log perplexity, unedited",
+    "selectivity": "selectivity of the tuned ranges",
+    "target_accuracy_drop": "their drop of accuracy on the concept",
+    "complement_accuracy_drop": "their drop on the others",
+}
+
+
+def show_changes(comparison: Mapping[str, Any]) -> None:
+    """Print what a comparison.json or transfer.json says: changes over all concepts, what is decided per concept, and drift."""
+    before, after = (audit["audit"] for audit in comparison["audits"])
+    table = _plain_table(("change", "site", "before", "after", "difference", "95 %", "p"))
+    for change in comparison["changes"]:
+        if change["concept"] is None and change["quantity"] in _CHANGED and change["method"] in (None, "tuned"):
+            table.add_row(_CHANGED[change["quantity"]], change["site"] or "", *_change_cells(change))
+    console = _console(table)
+    console.print(f"{after} against {before}", soft_wrap=True)
+    if comparison.get("identical"):
+        console.print("the models read, say and do the same to the last bit", soft_wrap=True)
+    console.print("", table, sep="\n")
+    decided = [
+        change
+        for change in comparison["decided"]
+        if change["concept"] is not None and change["method"] in (None, "tuned")
+    ]
+    if decided:
+        single = _plain_table(("concept", "change", "site", "before", "after", "difference", "95 %", "p"))
+        for change in decided:
+            words = _CHANGED.get(change["quantity"], change["quantity"])
+            single.add_row(visible(change["concept"]), words, change["site"] or "", *_change_cells(change))
+        _console(single).print("", single, sep="\n")
+    if comparison.get("drift"):
+        drift = _plain_table(
+            ("site", "concept", "rows", "farthest neuron", "noise floor", "beyond it", "moved", "widened", "narrowed")
+        )
+        for row in comparison["drift"]:
+            counts = [str(row[name]) for name in ("beyond_floor", "moved", "widened", "narrowed")]
+            far, floor = (f"{row[name]:.3g}" for name in ("max_wasserstein", "floor"))
+            drift.add_row(row["site"], visible(row["concept"]), str(row["n"]), far, floor, *counts)
+        _console(drift).print("", drift, sep="\n")
+
+
+def show_list(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print a line for each audit."""
+    table = _plain_table(
+        ("audit", "model", "data", "accuracy", "selectivity", "on target", "on others", "line", "gates")
+    )
+    for row in rows:
+        shares = [points(row[name]) for name in ("accuracy", "selectivity", "target_drop", "complement_drop")]
+        gates = (
+            "" if row["line"] is None else _gates(row["passed"], row["failed"], row["gates_not_decided"], row["waived"])
+        )
+        table.add_row(
+            visible(row["audit"]), row["model_type"], visible(row["dataset"]), *shares, row["line"] or "", gates
+        )
+    _console(table).print(table if rows else "no audits yet: neuronlens audit")
+
+
+def show_trend(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print a line for each checkpoint of a line."""
+    table = _plain_table(
+        ("checkpoint", "accuracy", "perplexity", "selectivity", "on target", "on others", "gates", "audit")
+    )
+    for row in rows:
+        if row["error"] is not None:
+            table.add_row(visible(row["checkpoint"]), *[""] * 5, "not audited", visible(row["error"]))
+            continue
+        shares = [points(row[name]) for name in ("selectivity", "target_drop", "complement_drop")]
+        gates = _gates(row["passed"], row["failed"], row["not_decided"], row["waived"])
+        level = [points(row["accuracy"]), significant(row["perplexity"])]
+        table.add_row(visible(row["checkpoint"]), *level, *shares, gates, row["audit"])
+    _console(table).print(table)
+
+
+def _gates(passed: int, failed: int, undecided: int, waived: int) -> str:
+    counts = {"passed": passed, "FAILED": failed, "not decided": undecided, "waived": waived}
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+
+
+def _change_cells(change: Mapping[str, Any]) -> list[str]:
+    between = f"{change['low']:.3g} to {change['high']:.3g}"
+    return [
+        f"{change['before']:.3g}",
+        f"{change['after']:.3g}",
+        f"{change['value']:+.3g}",
+        between,
+        f"{change['adjusted']:.2g}",
+    ]
+
+
+def _plain_table(names: Sequence[str]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in names:
+        table.add_column(name, no_wrap=True)
+    return table
 
 
 _HOLDS = {True: "ok", False: "BROKEN", None: "unchecked"}

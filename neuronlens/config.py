@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from datetime import date
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -24,6 +25,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from neuronlens.errors import did_you_mean
+from neuronlens.rules import Rule
 
 T = TypeVar("T")
 
@@ -303,6 +305,35 @@ class RemoteParams(_Section):
     )
 
 
+class WaiverParams(_Section):
+    """Why a gate may fail for a while."""
+
+    reason: str = Field(min_length=1, description="what is known of the failure, for those who read the report")
+    until: date = Field(description="last day on which it holds, such as 2027-01-31")
+
+
+class GateParams(_Section):
+    """An inequality that an audit must fulfil; a text alone is its rule."""
+
+    rule: str = Field(
+        min_length=1,
+        description="such as selectivity.sports >= 0.3, base_accuracy drop <= 0.02, drift.max_wasserstein <= 0.5",
+    )
+    method: str | None = Field(default=None, description="whose numbers; the tuned method's unless told otherwise")
+    site: str | None = Field(default=None, description="where; the deepest site unless told otherwise")
+    waiver: WaiverParams | None = Field(default=None, description="a failure that is known and does not count for now")
+
+    @field_validator("rule")
+    @classmethod
+    def _is_a_rule(cls, value: str) -> str:
+        Rule.parse(value)
+        return value
+
+
+def _as_gate(value: Any) -> Any:
+    return {"rule": value} if isinstance(value, str) else value
+
+
 class Config(_Section):
     """Everything an audit is told."""
 
@@ -319,6 +350,9 @@ class Config(_Section):
     evaluate: EvaluateParams = Field(
         default_factory=EvaluateParams, description="how an intervention's effect is measured"
     )
+    gates: dict[str, Annotated[GateParams, BeforeValidator(_as_gate, json_schema_input_type=str | GateParams)]] = Field(
+        default_factory=dict, description="name -> what an audit must fulfil; no stage depends on them"
+    )
     remote: RemoteParams = Field(default_factory=RemoteParams, description="where audits are shared")
     seed: int = Field(default=0, ge=0, lt=2**32, description="decides splits, random neurons and resamples")
 
@@ -332,4 +366,6 @@ def config_schema() -> dict[str, Any]:
     for field in schema["properties"].values():
         if "$ref" in field:  # a section left empty says nothing
             field["anyOf"] = [{"$ref": field.pop("$ref")}, {"type": "null"}]
+        elif field.get("type") == "object":
+            field["type"] = ["object", "null"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "type": ["object", "null"]}

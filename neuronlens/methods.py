@@ -6,5 +6,6 @@ They stand apart, one plain number a line, because dvc.yaml depends on them.
 PREPARE = 1
 EXTRACT = 6
 FIT = 4
-EVALUATE = 6
+EVALUATE = 7
 REPORT = 3
+COMPARE = 1

@@ -73,7 +73,7 @@ class Pipeline:
         """Whether the parameters that DVC reads are those of a configuration."""
         if self.file == PIPELINE_FILE:
             own = load_config(self.root / "params.yaml")
-            return own.model_copy(update={"remote": config.remote}) == config
+            return own.model_copy(update={"gates": config.gates, "remote": config.remote}) == config
         file = self.folder / AUDIT_FILE
         return file.is_file() and file.read_text(encoding="utf-8") == audit_text(config, self.root)
 

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from neuronlens import artifact
-from neuronlens.errors import NeuronLensError, redacted
+from neuronlens.errors import NeuronLensError, UserError, redacted
+from neuronlens.incoming import Incoming
 from neuronlens.report.metrics import concept_metrics
 from neuronlens.stages import STAGES, flat
 from tasks.audits import Audit
@@ -106,6 +107,30 @@ def find(audit: Audit) -> Recorded | None:
         return Recorded(known[0].info.run_id, uri, new=False) if known else None
 
 
+def registered(name: str) -> list[Incoming]:
+    """The versions of a model in MLflow's registry, oldest first.
+
+    Raises:
+        UserError: MLFLOW_TRACKING_URI is not set, or there is no such model.
+        NeuronLensError: the registry cannot be reached.
+    """
+    uri = os.environ.get("MLFLOW_REGISTRY_URI") or os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        raise UserError(
+            "no MLflow registry is named",
+            where=f"models:/{name}",
+            cure="Set MLFLOW_TRACKING_URI to its server or database.",
+        )
+    with _in_words(uri):
+        versions = _client(uri).search_model_versions(f"name='{name.replace(chr(39), '')}'")
+    if not versions:
+        raise UserError(
+            "no version of such a model is registered", where=f"models:/{name}", cure=f"Look into {redacted(uri)}."
+        )
+    found = [(int(version.version), str(version.source)) for version in versions]
+    return [Incoming(f"version-{number}", number, source.removeprefix("file://")) for number, source in sorted(found)]
+
+
 def store_uri(audit: Audit) -> str | None:
     """Where runs are noted: MLFLOW_TRACKING_URI, else mlflow.db at the root of the workspace."""
     asked = os.environ.get("MLFLOW_TRACKING_URI")
@@ -173,7 +198,7 @@ def _new_run(client: MlflowClient, experiment: str, audit: Audit, tags: Mapping[
     run_id = str(run.info.run_id)
     try:
         told = flat(
-            audit.config.model_dump(mode="json", exclude={"remote"})
+            audit.config.model_dump(mode="json", exclude={"gates", "remote"})
         )  # whom it is shared with is nobody's business
         params = [Param(name, str(value)[:_LONGEST]) for name, value in told]
         for start in range(0, len(params), _AT_ONCE):

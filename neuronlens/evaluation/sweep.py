@@ -41,7 +41,8 @@ _TYPES: Mapping[str, pa.DataType] = {
 
 
 def evaluate(config: Config, inputs: Mapping[str, Path], out: Path, parts: Parts | None = None) -> dict[str, object]:
-    """The stage: results.parquet (one row per site, concept and method) and rows/ (what each row of text did under each of them).
+    """The stage: results.parquet (one row per site, concept and method), rows/ (what each row of text did under each), documents/ (the
+    same of ordinary text, where there is some).
 
     Where there are candidates of the tuned method, also validation.parquet (what choices were made on), chosen.parquet (what was chosen, in
     the words of results.parquet), contrasts.parquet (that against its controls), frontier.parquet and matched.parquet (methods at equal
@@ -104,9 +105,12 @@ def _evaluate(
         )
         write_table(out / "frontier.parquet", frontier)
         write_table(out / "matched.parquet", matched)
-    (out / "rows").mkdir()
+    for name in ("rows", *(["documents"] if losses is not None else [])):
+        (out / name).mkdir()
     for site in sorted({method.ranges.site for method in methods}):
         write_table(out / "rows" / f"site={site}.parquet", _rows_table(judged, dataset, str(site)))
+        if losses is not None:
+            write_table(out / "documents" / f"site={site}.parquet", _documents_table(judged, losses, str(site)))
     scores = judged.scores
     return {
         "methods": len(methods),
@@ -232,6 +236,26 @@ def _schema() -> pa.Schema:
 def _columns(names: Sequence[str]) -> pa.Schema:
     text = {*IDENTITY} - {*_TYPES}
     return pa.schema([(name, pa.string() if name in text else _TYPES.get(name, pa.float64())) for name in names])
+
+
+def _documents_table(judged: Scored, losses: Losses, site: str) -> pa.Table:
+    """What each document cost, in nats, unedited and under each method of a site: concept, role and method, then the document's loss."""
+    count = len(losses.predicted)
+    tables = []
+    for method, index in zip(judged.methods, judged.places, strict=True):
+        if str(method.ranges.site) != site:
+            continue
+        columns = {
+            "concept": pa.array([method.ranges.concept] * count),
+            "role": pa.array([method.role] * count),
+            "method": pa.array([method.name] * count),
+            "document": np.arange(count, dtype=np.int32),
+            "predicted": losses.predicted.astype(np.int32),
+            "base_loss": losses.losses[0].astype(np.float64),
+            "loss": losses.losses[index].astype(np.float64),
+        }
+        tables.append(pa.table(columns))
+    return pa.concat_tables(tables)
 
 
 def _rows_table(judged: Scored, dataset: Dataset, site: str) -> pa.Table:

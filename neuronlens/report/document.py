@@ -73,7 +73,7 @@ def audit_document(config: Config, inputs: Mapping[str, Path]) -> dict[str, Any]
             "prompt": facts["extract"]["prompt"],
         },
         "preset": config.preset,
-        "params": _without_paths(config.model_dump(mode="json", exclude={"remote"})),
+        "params": _without_paths(config.model_dump(mode="json", exclude={"gates", "remote"})),
         "sites": [
             {"site": site, "module": facts["extract"]["sites"][site], "neurons": facts["extract"]["widths"][site]}
             for site in facts["prepare"]["sites"]

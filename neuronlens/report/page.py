@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from neuronlens.artifact import write_json
 from neuronlens.config import Config
-from neuronlens.report import text, theme, view
+from neuronlens.report import view
 from neuronlens.report.document import audit_document
+from neuronlens.report.environment import page_environment, page_style
 from neuronlens.report.findings import SALIENCY_WORDS
 from neuronlens.report.markdown import summary_markdown
 from neuronlens.report.metrics import metrics, plot_rows
@@ -51,31 +49,15 @@ def report(config: Config, inputs: Mapping[str, Path], out: Path) -> dict[str, o
 
 def html(audit: Mapping[str, Any]) -> str:
     """The page. Text from data is escaped by Jinja, after every invisible character in it has been spelt out."""
-    environment = Environment(
-        loader=PackageLoader("neuronlens.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_shown,
-    )
-    environment.filters |= {
-        "points": text.points,
-        "between": text.points_between,
-        "number": text.number,
-        "significant": text.significant,
-        "plain": "{:g}".format,
-        "count": text.count,
-        "ratio": lambda value: text.significant(math.exp(value)),
-    }
-    style = theme.variables() + environment.get_template("report.css").render()
+    environment = page_environment()
+    style, style_hash = page_style(environment)
     cards = cards_of(audit)
     concepts, concepts_unlisted = view.concept_rows(audit)
     panels = view.effects_panels(audit)
     return environment.get_template("report.html").render(
         audit=audit,
-        style=Markup(style),
-        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        style=style,
+        style_hash=style_hash,
         claims=view.claims(audit),
         main=view.main_rows(audit),
         panels=panels,
@@ -90,7 +72,3 @@ def html(audit: Mapping[str, Any]) -> str:
         infinite=math.inf,
         svg=Markup,  # charts alone: their text is ours, their elements are checked
     )
-
-
-def _shown(value: object) -> object:
-    return text.visible(value, limit=2000) if isinstance(value, str) and not isinstance(value, Markup) else value

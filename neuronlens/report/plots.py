@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Rows = Sequence[Mapping[str, Any]]
 
 BINS_DRAWN = 32
+_CURVE = 80  # points of a drawn density
 _SVG = "http://www.w3.org/2000/svg"
 _ELEMENTS = {"svg", "g", "path", "line", "text", "rect", "tspan"}
 _ATTRIBUTES = {
@@ -89,6 +90,26 @@ def histogram_chart(card: Card) -> str:
     return _render(_histogram_template, {"bins": bins, "band": band})
 
 
+def gaussians_chart(before: tuple[float, float], after: tuple[float, float]) -> str:
+    """A neuron's activations on a concept's rows before and after, as the Gaussians that sum them up.
+
+    Args:
+        before, after: mean and std; a std of 0 is drawn as a narrow peak.
+    """
+    widest = max(before[1], after[1]) or max(abs(before[0] - after[0]), 1e-6)
+    low = min(mean - 3.5 * max(std, widest / 20) for mean, std in (before, after))
+    high = max(mean + 3.5 * max(std, widest / 20) for mean, std in (before, after))
+    at = np.linspace(low, high, _CURVE)
+    bins = []
+    for group, (mean, std) in (("complement", before), ("target", after)):
+        narrow = max(std, widest / 20)
+        heights = np.exp(-(((at - mean) / narrow) ** 2) / 2) / narrow
+        bins += [
+            {"group": group, "edge": float(x), "share": float(y)} for x, y in zip(at, heights * widest, strict=True)
+        ]
+    return _render(_gaussians_template, {"bins": bins})
+
+
 def drawn_bins(card: Card) -> tuple[npt.NDArray[np.float64], Counts, Counts]:
     """Edges and both counts of a card in at most `BINS_DRAWN` bins, neighbours put together: a small panel shows no more."""
     together = math.ceil(len(card.target) / BINS_DRAWN)
@@ -145,6 +166,26 @@ def _histogram_template() -> Chart:
         alt.Chart(alt.NamedData("band")).mark_rect(color=light("shade"), opacity=0.8).encode(x="low:Q", x2="high"),
         bins.mark_area(interpolate="step-after", opacity=0.25).encode(x, y, colour),
         bins.mark_line(interpolate="step-after", strokeWidth=1.5).encode(x, y, colour, dash),
+    ]
+    return alt.layer(*layers).properties(width=155, height=95)
+
+
+def _gaussians_template() -> Chart:
+    import altair as alt
+
+    x = alt.X("edge:Q", title="activation", axis=alt.Axis(tickCount=4, grid=False, format=".7~g")).scale(
+        zero=False, nice=False
+    )
+    y = alt.Y("share:Q", title="density", axis=alt.Axis(labels=False, ticks=False, grid=False)).stack(None)
+    groups = ["complement", "target"]
+    colour = alt.Color("group:N", legend=None, sort=groups).scale(
+        domain=groups, range=[light(group) for group in groups]
+    )
+    dash = alt.StrokeDash("group:N", legend=None).scale(domain=groups, range=[[3, 2], [1, 0]])
+    bins = alt.Chart(alt.NamedData("bins"))
+    layers = [
+        bins.mark_area(opacity=0.2).encode(x, y, colour),
+        bins.mark_line(strokeWidth=1.5).encode(x, y, colour, dash),
     ]
     return alt.layer(*layers).properties(width=155, height=95)
 

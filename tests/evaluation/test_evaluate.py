@@ -111,7 +111,8 @@ def test_hidden_states_that_extraction_left_change_no_byte(
 @pytest.mark.parametrize("family", ["bert", "llama"])
 def test_the_stage_writes_every_table(audit, with_validation, family):
     folder = audit(family, with_validation)
-    assert tables_at(folder) == EVERY_TABLE | {"rows/site=resid_post.2.parquet"}
+    text = {"documents/site=resid_post.2.parquet"} if family == "llama" else set()
+    assert tables_at(folder) == EVERY_TABLE | {"rows/site=resid_post.2.parquet"} | text
     schema = read_table(folder / "results.parquet").schema
     assert schema.names == [*IDENTITY, "n_target", "n_complement", *MEASURED, *PERPLEXITY, *COLUMNS]
     assert read_table(folder / "chosen.parquet").schema == schema
@@ -263,6 +264,7 @@ def test_without_validation_rows_the_first_candidates_are_judged(audit, with_val
     leaked = [(tested[own] if split == "validation" else text, own, split) for text, own, split in with_validation]
     folder = audit(family, leaked)
     names = {"results.parquet", "chosen.parquet", "contrasts.parquet", "rows/site=resid_post.2.parquet"}
+    names |= {"documents/site=resid_post.2.parquet"} if family == "llama" else set()
     assert tables_at(folder) == names
     found = judged_at(folder)
     for concept in CONCEPTS:

@@ -9,6 +9,9 @@ import pytest
 import yaml
 
 from tasks.versioning import Decision, Workspace
+from tests.compared import audits
+
+__all__ = ["audits"]
 
 STAGES = ("one", "two", "three")
 

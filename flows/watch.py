@@ -1,0 +1,241 @@
+"""Watching a line of checkpoints: every one is audited, held against the one before it, and judged."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from datetime import datetime
+from pathlib import Path
+
+from flows.engine import log, run_audit
+from neuronlens.artifact import hash_value
+from neuronlens.comparison.gates import exit_code
+from neuronlens.config import Config
+from neuronlens.errors import ConfigError, NeuronLensError
+from neuronlens.incoming import SETTLED, Incoming, in_folder
+from neuronlens.stages import audit_id, identities
+from tasks.audits import AUDITS
+from tasks.comparing import compared, judged
+from tasks.lines import Decision, Line
+from tasks.versioning import Workspace
+
+Source = Callable[[], Sequence[Incoming]]
+_OUTSIDE = ("dataset", "auxiliary", "questions")
+
+
+def source_of(name: str, settled: float = SETTLED) -> Source:
+    """What lists the checkpoints of a source, in order.
+
+    Args:
+        name: a folder of `checkpoint-STEP`, `models:/NAME` of MLflow's registry, or a hub id.
+    """
+    if name.startswith("models:/"):
+        from tasks.tracking import registered
+
+        return lambda: registered(name.removeprefix("models:/"))
+    if Path(name).expanduser().is_dir() or "/" not in name or name.startswith((".", "/", "~")):
+        return lambda: in_folder(Path(name).expanduser(), settled)
+    from neuronlens.incoming import on_hub
+
+    return lambda: on_hub(name)
+
+
+def watch_once(config: Config, line: Line, source: Source, *, use_flow: bool = True) -> list[Decision]:
+    """Decide on every checkpoint of a line that is whole and has not been decided on; what was decided.
+
+    One that cannot be audited is reported, and the others go on.
+
+    Args:
+        config: of every audit; the checkpoint in it is set.
+
+    Raises:
+        UserError: the source is not there, or another process watches it.
+    """
+    made = []
+    with line.watched():
+        told = _told(config)
+        known = line.known()
+        for checkpoint in source():
+            if checkpoint.state == "being written":
+                continue
+            own = _of(config, checkpoint)
+            key = hash_value([told, _identity(own, checkpoint)])
+            if key in known:
+                continue
+            decision = _decide(own, checkpoint, line, key, use_flow=use_flow)
+            line.add(decision)
+            made.append(decision)
+            log.info("%-8s  %s", "line", _in_words(decision))
+    return made
+
+
+def watch(
+    config: Config,
+    line: Line,
+    source: Source,
+    next_look: Callable[[], float],
+    *,
+    use_flow: bool = True,
+) -> None:
+    """`watch_once` again and again, until this process is interrupted.
+
+    Args:
+        next_look: seconds until the next one.
+    """
+    while True:
+        try:
+            watch_once(config, line, source, use_flow=use_flow)
+        except NeuronLensError as error:  # a server or a disk that is away for the moment is asked again
+            log.warning("%-8s  %s", "line", error)
+        time.sleep(max(0.0, next_look()))
+
+
+def _decide(config: Config, checkpoint: Incoming, line: Line, key: str, *, use_flow: bool) -> Decision:
+    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    plain = Decision(checkpoint.name, checkpoint.order, key, "error", at=at)
+    if checkpoint.problem is not None:
+        return replace(plain, error=checkpoint.problem)
+    try:
+        name = audit_id(config)
+        folder = line.root / AUDITS / name
+        run_audit(config, folder, use_flow=use_flow, create=True)
+        before = _before(line, checkpoint, folder)
+        comparison = None if before is None else compared(line.root / AUDITS / before, folder, seed=config.seed)[1]
+        gates = judged(config.gates, folder, comparison)
+    except ConfigError:  # of every checkpoint alike: told at once, and nothing is decided
+        raise
+    except NeuronLensError as error:
+        return replace(plain, error=str(error))
+    fingerprint = identities(config, ["checkpoint"])["checkpoint"]
+    return replace(
+        plain,
+        outcome="audited",
+        audit=name,
+        fingerprint=fingerprint,
+        before=before,
+        gates=[asdict(gate) for gate in gates],
+    )
+
+
+def _before(line: Line, checkpoint: Incoming, folder: Path) -> str | None:
+    """Name of the audit of the nearest checkpoint before this one that has one."""
+    earlier = [
+        decision
+        for decision in line.decisions()
+        if decision.audit is not None
+        and decision.order < checkpoint.order
+        and decision.audit != folder.name
+        and (line.root / AUDITS / decision.audit).is_dir()
+    ]
+    return max(earlier, key=lambda decision: decision.order).audit if earlier else None
+
+
+def _of(config: Config, checkpoint: Incoming) -> Config:
+    told = config.checkpoint.model_copy(update={"path": checkpoint.path, "revision": checkpoint.revision})
+    return config.model_copy(update={"checkpoint": told})
+
+
+def _told(config: Config) -> str:
+    """Identity of what every audit of the line is told, and of its data."""
+    values = config.model_dump(mode="json", exclude={"remote"})
+    for section, names in (
+        ("checkpoint", ("path", "revision")),
+        ("dataset", ("path",)),
+        ("evaluate", ("auxiliary", "questions")),
+    ):
+        for name in names:
+            values[section].pop(name)
+    return hash_value([values, identities(config, _OUTSIDE)])
+
+
+def _identity(config: Config, checkpoint: Incoming) -> str:
+    """Of a checkpoint's bytes; of the state of its files where it is broken, so that it is looked at again when they change."""
+    if checkpoint.problem is None:
+        try:
+            return identities(config, ["checkpoint"])["checkpoint"]
+        except NeuronLensError as error:
+            return hash_value([checkpoint.name, str(error)])
+    stats = sorted(
+        (path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in Path(checkpoint.path).iterdir()
+    )
+    return hash_value([checkpoint.name, checkpoint.problem, stats])
+
+
+def _in_words(decision: Decision) -> str:
+    if decision.error is not None:
+        return f"{decision.checkpoint}: not audited: {decision.error}"
+    since = f", against {decision.before}" if decision.before else ""
+    failed = [
+        f"{gate['gate']} {gate['verdict']}"
+        for gate in decision.gates
+        if gate["verdict"] != "PASS" and gate["waived"] is None
+    ]
+    told = "; ".join(failed) or (f"{len(decision.gates)} gates passed" if decision.gates else "no gates")
+    return f"{decision.checkpoint}: audited as {decision.audit}{since}: {told}"
+
+
+def worst(decisions: Sequence[Decision]) -> int:
+    """Exit code of what was decided: 3 where a checkpoint could not be audited, else that of the gates."""
+    from neuronlens.comparison.gates import Judged
+
+    if any(decision.error is not None for decision in decisions):
+        return 3
+    codes = {exit_code([Judged(**gate) for gate in decision.gates]) for decision in decisions}
+    return next((code for code in (1, 4) if code in codes), 0)
+
+
+def line_here(source: str) -> Line:
+    """The line of a source in the workspace around the current folder, which is made where there is none."""
+    here = Path.cwd()
+    workspace = Workspace.find(here) or Workspace.create(here)
+    return Line.of(source, workspace.root)
+
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def times(every: str | None, cron: str | None) -> Callable[[], float]:
+    """Seconds until the next look, whenever it is asked.
+
+    Args:
+        every: such as `10m`; the default where neither is given.
+        cron: such as `0 3 * * *`, in local time.
+
+    Raises:
+        ConfigError: it is no time, no cron expression, or both are given.
+    """
+    if every is not None and cron is not None:
+        raise ConfigError("say the same twice", where="--every and --cron", cure="Give one of them.")
+    if cron is not None:
+        return _by_cron(cron)
+    given = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", every or "10m")
+    if given is None or not float(given[1]):
+        raise ConfigError(f"{every!r} is no time", where="--every", cure="Write it as 90s, 10m, 6h or 1d.")
+    period, start = float(given[1]) * _UNITS[given[2]], time.monotonic()
+
+    def left() -> float:
+        return period - (time.monotonic() - start) % period
+
+    return left
+
+
+def _by_cron(text: str) -> Callable[[], float]:
+    from cronsim import CronSim, CronSimError
+
+    def left() -> float:
+        now = datetime.now().astimezone()
+        return (next(CronSim(text, now)) - now).total_seconds()
+
+    try:
+        left()
+    except CronSimError as error:
+        raise ConfigError(
+            f"{text!r} is no cron expression ({error})",
+            where="--cron",
+            cure='Write it as "0 3 * * *": minute, hour, day of the month, month, day of the week.',
+        ) from None
+    except StopIteration:
+        raise ConfigError(f"{text!r} never comes", where="--cron", cure="Check the day against the month.") from None
+    return left

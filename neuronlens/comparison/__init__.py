@@ -1,0 +1,1 @@
+"""Two audits of the same rows: what changed between their checkpoints, and what of it other rows would show, too."""

@@ -1,0 +1,212 @@
+"""Gates: named inequalities over the numbers of an audit and of its comparison with the one before it, judged by intervals.
+
+    selectivity.sports >= 0.3
+    selectivity.* >= 0.1
+    base_accuracy drop <= 0.02
+    drift.max_wasserstein <= 0.5
+
+A gate passes where the whole interval of its number fulfils it, fails where none of it does, and is not decided otherwise: a number that
+rows drawn anew would carry across the line is no reason to stop a release, and none to wave it through. A gate over several numbers (`*`)
+holds for each of them; its intervals are widened so that all of them together are wrong in 1 of 20 cases at most (Bonferroni).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import Any
+
+from neuronlens.config import GateParams
+from neuronlens.errors import ConfigError, did_you_mean
+from neuronlens.rules import Rule, Verdict
+
+
+@dataclass(frozen=True)
+class Number:
+    """A measured number with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def widened(self, tests: int) -> Number:
+        """With an interval that is one of so many, all of which hold together in 19 of 20 cases (Bonferroni, on the normal scale)."""
+        from statistics import NormalDist
+
+        normal = NormalDist()
+        factor = normal.inv_cdf(1 - 0.025 / tests) / normal.inv_cdf(0.975)
+        return Number(
+            self.value, self.value - (self.value - self.low) * factor, self.value + (self.high - self.value) * factor
+        )
+
+    def turned(self) -> Number:
+        """Of the opposite sign."""
+        return Number(-self.value, -self.high, -self.low)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A gate, judged.
+
+    Attributes:
+        gate: its name.
+        rule: in words.
+        number: name of the number that decided: the worst of several.
+        value, low, high: of that number; None where it was not measured.
+        verdict: PASS, FAIL or NOT DECIDED.
+        waived: why a FAIL does not count, None where it does.
+        note: why nothing was decided, where that is not the interval.
+    """
+
+    gate: str
+    rule: str
+    number: str | None
+    value: float | None
+    low: float | None
+    high: float | None
+    verdict: Verdict
+    waived: str | None = None
+    note: str | None = None
+
+
+def judge_gates(
+    gates: Mapping[str, GateParams],
+    audit: Mapping[str, Any],
+    comparison: Mapping[str, Any] | None = None,
+    *,
+    today: date | None = None,
+) -> list[Judged]:
+    """Judge gates on an audit.
+
+    Args:
+        gates: name -> rule and waiver.
+        audit: audit.json.
+        comparison: comparison.json with the audit before it; None where there is none, and no gate on a change is decided.
+        today: that waivers are held against; the day itself unless told otherwise.
+
+    Raises:
+        ConfigError: a gate names no known number.
+    """
+    return [judge_gate(name, gate, audit, comparison, today or date.today()) for name, gate in gates.items()]
+
+
+def judge_gate(
+    name: str, gate: GateParams, audit: Mapping[str, Any], comparison: Mapping[str, Any] | None, today: date
+) -> Judged:
+    """Judge one."""
+    rule = Rule.parse(gate.rule)
+    if rule.of is not None or rule.name.split(".")[0] in _COMPARED:
+        if comparison is None:
+            return Judged(
+                name, gate.rule, None, None, None, None, "NOT DECIDED", note="there is no audit before this one"
+            )
+        known = comparison_numbers(comparison, rule.of, gate)
+    else:
+        known = audit_numbers(audit, gate)
+    matching = {key: number for key, number in known.items() if fnmatch.fnmatchcase(key, rule.name)}
+    if not matching:
+        raise ConfigError(
+            f"gates.{name}: {rule.name!r} is no number of {'this comparison' if rule.of else 'this audit'}",
+            cure=did_you_mean(rule.name, sorted(known)),
+        )
+    judged = []
+    for key, number in matching.items():
+        if number is None:
+            judged.append(Judged(name, gate.rule, key, None, None, None, "NOT DECIDED", note="it was not measured"))
+            continue
+        wide = number.widened(len(matching))
+        judged.append(Judged(name, gate.rule, key, wide.value, wide.low, wide.high, rule.judge(wide.low, wide.high)))
+    return _waived(_worst(judged, rule), gate, today)
+
+
+def exit_code(judged: Sequence[Judged]) -> int:
+    """0 where all passed or were waived, 1 where one failed, 4 where one was not decided."""
+    verdicts = {part.verdict for part in judged if part.waived is None}
+    return 1 if "FAIL" in verdicts else 4 if "NOT DECIDED" in verdicts else 0
+
+
+_COMPARED = ("drift", "ranges", "rankings")
+_MEASURED = (
+    *("selectivity", "confidence_selectivity"),
+    *("target_accuracy_drop", "complement_accuracy_drop", "target_confidence_drop", "complement_confidence_drop"),
+    "perplexity_ratio",
+)
+
+
+def audit_numbers(audit: Mapping[str, Any], gate: GateParams | None = None) -> dict[str, Number | None]:
+    """Name -> number of an audit.
+
+    `base_accuracy`, with `.CONCEPT` for one concept; the measured columns of one method at one site, over all concepts and per concept.
+    That is the tuned method at the deepest site, or the sweep's first where nothing was tuned, unless the gate names another.
+    """
+    base = audit["base"]
+    found: dict[str, Number | None] = {"base_accuracy": Number(base["accuracy"], base["low"], base["high"])}
+    for row in base["concepts"]:
+        found[f"base_accuracy.{row['concept']}"] = Number(row["accuracy"], row["low"], row["high"])
+    site = (gate and gate.site) or audit["sites"][-1]["site"]
+    tuned = any(row["role"] == "chosen" for row in audit["summary"])
+    method = (gate and gate.method) or ("tuned" if tuned else audit["summary"][0]["method"])
+    for row in audit["summary"]:
+        if (row["site"], row["method"]) == (site, method):
+            found |= {name: _number(row, name) for name in _MEASURED}
+    for row in audit["results"]:
+        if (row["site"], row["method"]) == (site, method):
+            found |= {f"{name}.{row['concept']}": _number(row, name) for name in _MEASURED}
+    return found
+
+
+def comparison_numbers(
+    comparison: Mapping[str, Any], of: str | None, gate: GateParams | None = None
+) -> dict[str, Number | None]:
+    """Name -> what became of a number since the audit before: a `rise` or `change` is after minus before, a `drop` before minus after.
+
+    `drift.max_wasserstein` and the like are numbers of the comparison itself.
+    """
+    found: dict[str, Number | None] = {}
+    if of is None:
+        for row in comparison["drift"]:
+            spread = Number(
+                row["max_wasserstein"],
+                max(0.0, row["max_wasserstein"] - row["stray"]),
+                row["max_wasserstein"] + row["stray"],
+            )
+            for key in ("drift.max_wasserstein", f"drift.max_wasserstein.{row['concept']}"):
+                known = found.get(key)
+                if known is None or spread.value > known.value:
+                    found[key] = spread
+        return found
+    site, method = (gate and gate.site) or comparison["sites"][-1], (gate and gate.method) or "tuned"
+    for row in comparison["changes"]:
+        if (row["site"], row["method"]) in ((None, None), (site, method)):
+            number = Number(row["value"], row["low"], row["high"])
+            if comparison["identical"]:
+                number = Number(0.0, 0.0, 0.0)
+            name = row["quantity"] if row["concept"] is None else f"{row['quantity']}.{row['concept']}"
+            found[name] = number.turned() if of == "drop" else number
+    return found
+
+
+def _number(row: Mapping[str, Any], name: str) -> Number | None:
+    value, low, high = (row.get(key) for key in (name, f"{name}_low", f"{name}_high"))
+    if value is None:
+        return None
+    return Number(value, -math.inf if low is None else low, math.inf if high is None else high)
+
+
+def _worst(judged: Sequence[Judged], rule: Rule) -> Judged:
+    """The one that decides: a failure before anything undecided, and of several the farthest on the wrong side."""
+    order = {"FAIL": 0, "NOT DECIDED": 1, "PASS": 2}
+    sign = -1 if rule.op.startswith("<") else 1
+    return min(judged, key=lambda part: (order[part.verdict], math.inf if part.value is None else sign * part.value))
+
+
+def _waived(judged: Judged, gate: GateParams, today: date) -> Judged:
+    waiver = gate.waiver
+    if waiver is None or judged.verdict == "PASS":
+        return judged
+    if today > waiver.until:
+        return replace(judged, note=f"its waiver ended on {waiver.until}")
+    return replace(judged, waived=f"{waiver.reason} (until {waiver.until})")

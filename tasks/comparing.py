@@ -1,0 +1,74 @@
+"""Comparisons of audits as the workspace keeps them, in comparisons/BEFORE--AFTER: made when one is asked for that is not there yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from neuronlens import artifact, methods
+from neuronlens.comparison.document import COMPARISON, compare
+from neuronlens.comparison.gates import Judged, judge_gates
+from neuronlens.comparison.stored import StoredAudit
+from neuronlens.comparison.transfer import transfer
+from neuronlens.config import Config, GateParams
+from neuronlens.errors import ArtifactError
+
+COMPARISONS = "comparisons"
+
+
+def place_of(a: Path, b: Path, *, transferred: bool = False) -> Path:
+    """Where the comparison of two audits goes: beside the folder that holds the second one's."""
+    a, b = a.resolve(), b.resolve()
+    return b.parent.parent / COMPARISONS / f"{a.name}--{b.name}{'--transfer' if transferred else ''}"
+
+
+def compared(a: Path, b: Path, out: Path | None = None, *, seed: int = 0) -> tuple[Path, dict[str, Any]]:
+    """Folder and comparison.json of the audit in `b` against the one in `a`; computed unless it is there and of the same artifacts.
+
+    Raises:
+        UserError: see `neuronlens.comparison.document.compare`.
+    """
+    folder = out or place_of(a, b)
+    audits = StoredAudit.open(a), StoredAudit.open(b)
+    wanted = {
+        f"{name} of {which}": digest
+        for which, audit in zip("ab", audits, strict=True)
+        for name, digest in audit.hashes.items()
+    }
+    if _is_of(folder, wanted, {"seed": seed}):
+        found: dict[str, Any] = artifact.read_json(folder / COMPARISON)
+        return folder, found
+    return folder, compare(a, b, folder, seed)
+
+
+def transferred(a: Path, b: Path, config: Config, out: Path | None = None) -> tuple[Path, dict[str, Any]]:
+    """Folder and transfer.json of the ranges in `a` on the checkpoint of the audit in `b`.
+
+    Args:
+        config: of the audit in `b`.
+
+    Raises:
+        UserError: see `neuronlens.comparison.transfer.transfer`.
+    """
+    folder = out or place_of(a, b, transferred=True)
+    return folder, transfer(a, b, config, folder)
+
+
+def _is_of(folder: Path, inputs: Mapping[str, str], params: Mapping[str, Any]) -> bool:
+    try:
+        manifest = artifact.read_manifest(folder)
+    except ArtifactError:
+        return False
+    return bool(
+        manifest["key"] == artifact.stage_key("compare", methods.COMPARE, inputs, params)
+    ) and artifact.is_intact(folder)
+
+
+def judged(gates: Mapping[str, GateParams], audit: Path, comparison: Mapping[str, Any] | None) -> list[Judged]:
+    """Gates on the audit in a folder.
+
+    Raises:
+        ConfigError: a gate names no known number.
+    """
+    return judge_gates(gates, artifact.read_json(audit / "report" / "audit.json"), comparison)

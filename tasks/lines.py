@@ -1,0 +1,150 @@
+"""Lines of checkpoints: what a training run, a registered model or a hub repository has brought forth, and what became of each.
+
+A line is a folder of the workspace, lines/NAME, with what was decided about each checkpoint in record.jsonl: one JSON object a line, in the
+order in which it was decided, only ever added to. What an audit found lies with the audit; here stands that it was made, what it was
+compared with, and how the gates judged it. Killed at any point, the next run finds every decision that was written, and makes the others.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+from neuronlens.artifact import slug
+from neuronlens.errors import UserError
+from tasks.versioning import LOCKS
+
+LINES, RECORD = "lines", "record.jsonl"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What became of a checkpoint.
+
+    Attributes:
+        checkpoint: its name within the line.
+        order: its place there.
+        key: of its bytes, or of the state of its files where they cannot be audited, and of what the audit was told.
+        outcome: `audited` or `error`.
+        audit: name of the audit's folder, None without one.
+        fingerprint: of the checkpoint, None where it has none.
+        before: name of the audit that it was compared with, None for the first.
+        gates: as judged.
+        error: one line, None where there was none.
+        at: when, UTC.
+    """
+
+    checkpoint: str
+    order: int
+    key: str
+    outcome: Literal["audited", "error"]
+    audit: str | None = None
+    fingerprint: str | None = None
+    before: str | None = None
+    gates: list[dict[str, Any]] = field(default_factory=list)
+    error: str | None = None
+    at: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """The decisions on the checkpoints of a source.
+
+    Attributes:
+        root: of the workspace.
+        name: safe in a file name.
+        source: a folder, `models:/NAME`, or a hub id.
+    """
+
+    root: Path
+    name: str
+    source: str
+
+    @classmethod
+    def of(cls, source: str, root: Path) -> Line:
+        """The line of a source."""
+        path = Path(source).expanduser()
+        if path.is_dir():
+            return cls(root, slug(path.resolve().name, "line"), str(path.resolve()))
+        return cls(root, slug(source.removeprefix("models:/").replace("/", "--"), "line"), source)
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self.root / LINES / self.name
+
+    def decisions(self) -> list[Decision]:
+        """All that were written. A last line that a killed run has not finished is none."""
+        return [*self._read()]
+
+    def _read(self) -> Iterator[Decision]:
+        file = self.folder / RECORD
+        if not file.exists():
+            return
+        for number, text in enumerate(file.read_bytes().splitlines(keepends=True), 1):
+            if not text.endswith(b"\n"):
+                return
+            try:
+                yield Decision(**json.loads(text))
+            except (ValueError, TypeError) as error:
+                raise UserError(
+                    f"is no decision ({error})",
+                    where=f"{file}:{number}",
+                    cure="Take the line out; what it tells is decided anew.",
+                ) from None
+
+    def known(self) -> Mapping[str, Decision]:
+        """Key -> the last decision on it."""
+        return {decision.key: decision for decision in self._read()}
+
+    def add(self, decision: Decision) -> None:
+        """Write a decision: whole, or not at all."""
+        file = self.folder / RECORD
+        file.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(asdict(decision), ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n"
+        before = file.read_bytes() if file.exists() else b""
+        if before and not before.endswith(b"\n"):  # what a killed run has not finished
+            before = before[: before.rfind(b"\n") + 1]
+        part = file.with_suffix(f".{os.getpid()}")
+        part.write_bytes(before + text.encode())
+        part.replace(file)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Nobody else watches it meanwhile.
+
+        Raises:
+            UserError: somebody does.
+        """
+        folder = self.root / ".dvc" / LOCKS
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f"line-{self.name}.lock", thread_local=False)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                "is being watched by another process",
+                where=self.source,
+                cure="Leave it to that one, or end it first; neuronlens list shows what it has done.",
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def undecided(found: Mapping[str, Any], known: Mapping[str, Decision], key: Callable[[str], str]) -> list[str]:
+    """Names of the checkpoints on which nothing has been decided, in their order.
+
+    Args:
+        found: name -> checkpoint, in order.
+        key: of a name.
+    """
+    return [name for name in found if key(name) not in known]

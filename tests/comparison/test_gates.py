@@ -1,0 +1,161 @@
+"""Gates: rules, what they decide by an interval, and how an audit's and a comparison's numbers are named."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from neuronlens.artifact import read_json
+from neuronlens.comparison.document import compare
+from neuronlens.comparison.gates import Number, audit_numbers, comparison_numbers, exit_code, judge_gates
+from neuronlens.config import Config, GateParams
+from neuronlens.errors import ConfigError
+from neuronlens.rules import Rule
+from tests.compared import Audits
+
+TODAY = date(2026, 11, 26)
+
+
+@pytest.mark.parametrize(
+    ("text", "low", "high", "verdict"),
+    [
+        ("selectivity >= 0.3", 0.31, 0.5, "PASS"),
+        ("selectivity >= 0.3", 0.3, 0.5, "PASS"),
+        ("selectivity > 0.3", 0.3, 0.5, "NOT DECIDED"),
+        ("selectivity >= 0.3", 0.1, 0.29, "FAIL"),
+        ("selectivity >= 0.3", 0.2, 0.4, "NOT DECIDED"),
+        ("base_accuracy drop <= 0.02", -0.01, 0.02, "PASS"),
+        ("base_accuracy drop <= 0.02", 0.021, 0.3, "FAIL"),
+        ("base_accuracy drop < 2e-2", 0.02, 0.3, "FAIL"),
+        ("base_accuracy drop <= 0.02", 0.01, 0.03, "NOT DECIDED"),
+    ],
+)
+def test_the_interval_decides_and_not_the_point(text: str, low: float, high: float, verdict: str) -> None:
+    assert Rule.parse(text).judge(low, high) == verdict
+
+
+@given(st.sampled_from(["<=", ">=", "<", ">"]), st.floats(-2, 2), st.floats(-2, 2), st.floats(0, 1))
+def test_a_verdict_says_where_every_number_of_the_interval_lies(
+    op: str, bound: float, low: float, width: float
+) -> None:
+    high = low + width
+    rule = Rule("x", None, op, bound)
+    inside = [eval(f"{x!r} {op} {bound!r}") for x in (low, high)]
+    expected = "PASS" if all(inside) else "NOT DECIDED" if any(inside) else "FAIL"
+    assert rule.judge(low, high) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "selectivity", "selectivity = 0.3", "0.3 <= selectivity", "selectivity >= high", "a.b c >= 1"]
+)
+def test_what_is_no_rule_is_refused_where_it_stands(text: str) -> None:
+    with pytest.raises(ValidationError, match=r"rule|at least 1 character"):
+        Config.model_validate({"gates": {"mine": text}})
+
+
+def test_intervals_of_several_numbers_are_wider() -> None:
+    one = Number(0.5, 0.4, 0.7)
+    assert one.widened(1) == pytest.approx(one)
+    wide = one.widened(14)
+    assert wide.low < one.low
+    assert wide.high > one.high
+    assert (wide.high - 0.5) / (0.5 - wide.low) == pytest.approx(2.0)  # as lopsided as before
+
+
+def test_numbers_of_an_audit_have_the_names_of_its_tables(audits: Audits) -> None:
+    document = read_json(audits.first / "report" / "audit.json")
+    known = audit_numbers(document)
+    concepts = [row["concept"] for row in document["base"]["concepts"]]
+    assert known["base_accuracy"] == Number(*(document["base"][key] for key in ("accuracy", "low", "high")))
+    for concept in concepts:
+        row = next(
+            row
+            for row in document["results"]
+            if (row["role"], row["method"], row["concept"]) == ("chosen", "tuned", concept)
+        )
+        assert known[f"selectivity.{concept}"] == Number(
+            row["selectivity"], row["selectivity_low"], row["selectivity_high"]
+        )
+    other = audit_numbers(document, GateParams(rule="selectivity >= 0", method=document["summary"][0]["method"]))
+    assert other != known
+
+
+def test_a_checkpoint_that_was_saved_again_raises_nothing(audits: Audits, tmp_path: Path) -> None:
+    comparison = compare(audits.first, audits.again, tmp_path / "out")
+    gates = Config.model_validate(
+        {
+            "gates": {
+                "accuracy": "base_accuracy drop <= 0",
+                "each concept": "base_accuracy.* drop <= 0",
+                "confidence": "base_confidence drop <= 0",
+                "text": "base_log_perplexity rise <= 0",
+                "drift": "drift.max_wasserstein <= 0",
+            }
+        }
+    ).gates
+    judged = judge_gates(gates, read_json(audits.again / "report" / "audit.json"), comparison, today=TODAY)
+    assert [part.verdict for part in judged] == ["PASS"] * 5
+    assert exit_code(judged) == 0
+
+
+def test_without_an_audit_before_it_no_change_is_decided(audits: Audits) -> None:
+    gates = Config.model_validate(
+        {"gates": {"accuracy": "base_accuracy drop <= 0.5", "low": "base_accuracy >= 0"}}
+    ).gates
+    judged = judge_gates(gates, read_json(audits.first / "report" / "audit.json"), today=TODAY)
+    assert [(part.verdict, part.note) for part in judged] == [
+        ("NOT DECIDED", "there is no audit before this one"),
+        ("PASS", None),
+    ]
+    assert exit_code(judged) == 4
+
+
+def test_a_failure_names_the_concept_and_a_waiver_ends(audits: Audits) -> None:
+    waiver = {"reason": "known since the tokenizer changed", "until": "2026-11-26"}
+    gates = Config.model_validate({"gates": {"known": {"rule": "base_accuracy.* >= 1.01", "waiver": waiver}}}).gates
+    document = read_json(audits.first / "report" / "audit.json")
+    (today,) = judge_gates(gates, document, today=TODAY)
+    assert today.verdict == "FAIL"
+    assert today.number is not None
+    assert today.number.startswith("base_accuracy.")
+    assert today.waived == "known since the tokenizer changed (until 2026-11-26)"
+    assert exit_code([today]) == 0
+    (after,) = judge_gates(gates, document, today=date(2026, 11, 27))
+    assert after.waived is None
+    assert after.note == "its waiver ended on 2026-11-26"
+    assert exit_code([after]) == 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "meant"),
+    [
+        ("selectivty >= 0", "selectivity"),
+        ("base_accuracy.sprots >= 0", "base_accuracy.sports"),
+        ("base_acuracy drop <= 0", "base_accuracy"),
+    ],
+)
+def test_a_gate_on_no_known_number_says_what_may_be_meant(
+    rule: str, meant: str, audits: Audits, tmp_path: Path
+) -> None:
+    document, comparison = (
+        read_json(audits.first / "report" / "audit.json"),
+        compare(audits.first, audits.again, tmp_path / "out"),
+    )
+    with pytest.raises(ConfigError, match=rf"gates\.mine: .* Did you mean '{meant}'\?"):
+        judge_gates({"mine": GateParams(rule=rule)}, document, comparison, today=TODAY)
+
+
+def test_a_drop_is_a_rise_turned_round(audits: Audits, tmp_path: Path) -> None:
+    comparison = compare(audits.first, audits.moved, tmp_path / "out")
+    rises, drops = comparison_numbers(comparison, "rise"), comparison_numbers(comparison, "drop")
+    assert rises.keys() == drops.keys()
+    for name, rise in rises.items():
+        drop = drops[name]
+        assert rise is not None
+        assert drop is not None
+        assert (drop.value, drop.low, drop.high) == pytest.approx((-rise.value, -rise.high, -rise.low))

@@ -1,0 +1,173 @@
+"""Watching a line of checkpoints, in real processes where it matters."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from flows import watch
+from flows.cli import main
+from neuronlens.artifact import read_json
+from neuronlens.errors import ConfigError, UserError
+from neuronlens.params import load_config
+from tasks.lines import Decision, Line
+from tasks.versioning import Workspace
+
+PLAIN = "import sys; from flows.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+@pytest.fixture
+def here(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace as the current folder, with data and params.yaml, and a run that has written one checkpoint."""
+    root = Workspace.create(tmp_path / "ours").root
+    for name in ("data.csv", "aux.txt"):
+        shutil.copy(originals / name, root)
+    (root / "params.yaml").write_text(
+        "dataset: {path: data.csv}\n"
+        "fit: {rows: all, saliency: mean_abs}\n"
+        "interventions: {tau: 2.0, top: [0.3]}\n"
+        "evaluate: {bootstrap: 100, auxiliary: aux.txt}\n"
+        "gates:\n"
+        "  accuracy: base_accuracy drop <= 0.9\n"
+        "  known: base_accuracy >= 0\n"
+    )
+    shutil.copytree(originals / "gpt2", root / "run" / "checkpoint-1")
+    _aged(root / "run" / "checkpoint-1")
+    monkeypatch.chdir(root)
+    return root
+
+
+def _aged(folder: Path) -> Path:
+    then = time.time() - 100
+    for path in (*folder.iterdir(), folder):
+        os.utime(path, (then, then))
+    return folder
+
+
+def _trained(run: Path, step: int, *, size: float = 0.05) -> Path:
+    """A checkpoint that follows the last one."""
+    last = max(run.iterdir(), key=lambda path: int(path.name.partition("-")[2]))
+    model = AutoModelForCausalLM.from_pretrained(last)
+    torch.manual_seed(step)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += size * torch.randn_like(weight)
+    model.save_pretrained(run / f"checkpoint-{step}")
+    AutoTokenizer.from_pretrained(last).save_pretrained(run / f"checkpoint-{step}")
+    return _aged(run / f"checkpoint-{step}")
+
+
+def _look(root: Path, **options: bool) -> list[Decision]:
+    config = load_config(root / "params.yaml")
+    line = Line.of(str(root / "run"), root)
+    return watch.watch_once(config, line, watch.source_of(str(root / "run")), use_flow=False, **options)
+
+
+def test_each_checkpoint_is_audited_once_and_held_against_the_one_before(here: Path) -> None:
+    (first,) = _look(here)
+    assert (first.checkpoint, first.outcome, first.before) == ("checkpoint-1", "audited", None)
+    assert {gate["gate"]: gate["verdict"] for gate in first.gates} == {"accuracy": "NOT DECIDED", "known": "PASS"}
+    assert _look(here) == []
+    broken, _ = (_trained(here / "run", step) for step in (2, 3))
+    weights = broken / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1])
+    _aged(broken)
+    (again, after) = _look(here)
+    assert (again.checkpoint, again.outcome) == ("checkpoint-2", "error")
+    assert again.error == f"model.safetensors has {len(whole) - 1:,} bytes of {len(whole):,}"
+    assert (after.checkpoint, after.before) == ("checkpoint-3", first.audit)
+    assert _look(here) == []  # one error record, and one audit
+    weights.write_bytes(whole)
+    _aged(broken)
+    (mended,) = _look(here)
+    assert (mended.checkpoint, mended.before) == ("checkpoint-2", first.audit)
+    comparison = read_json(here / "comparisons" / f"{mended.before}--{mended.audit}" / "comparison.json")
+    assert [audit["audit"] for audit in comparison["audits"]] == [mended.before, mended.audit]
+    assert len(Line.of(str(here / "run"), here).decisions()) == 4
+
+
+def test_other_parameters_are_another_audit(here: Path) -> None:
+    assert len(_look(here)) == 1
+    params = here / "params.yaml"
+    params.write_text(params.read_text().replace("tau: 2.0", "tau: 2.5"))
+    (second,) = _look(here)
+    assert second.outcome == "audited"
+    assert _look(here) == []
+
+
+def test_a_checkpoint_that_is_being_written_is_left_alone(here: Path) -> None:
+    written = _trained(here / "run", 2)
+    (written / "model.safetensors").write_bytes(b"half")
+    assert [one.checkpoint for one in _look(here)] == ["checkpoint-1"]
+
+
+def test_killed_at_any_moment_the_next_run_leaves_none_out_and_does_none_twice(here: Path) -> None:
+    for step in (2, 3):
+        _trained(here / "run", step)
+    words = ["watch", "run", "--once", "--no-flow"]
+    for wait in (2, 5):  # lines that it has told before it is killed: in the first audit, in the second
+        told = subprocess.Popen(
+            [sys.executable, "-c", PLAIN, *words], stdout=subprocess.PIPE, text=True, env=_environment()
+        )
+        assert told.stdout is not None
+        for _ in range(wait):
+            told.stdout.readline()
+        told.send_signal(signal.SIGKILL)
+        told.wait()
+    done = subprocess.run(
+        [sys.executable, "-c", PLAIN, *words], env=_environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode in (0, 4), done.stderr
+    decisions = Line.of(str(here / "run"), here).decisions()
+    assert [one.checkpoint for one in decisions] == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
+    assert [one.before for one in decisions] == [None, decisions[0].audit, decisions[1].audit]
+    assert len([*(here / "audits").iterdir()]) == 3 + 1  # and the .gitignore
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["watch", "nowhere", "--once"], "nowhere: no such folder"),
+        (["watch", "run", "--cron", "61 * * * *"], "--cron: '61 * * * *' is no cron expression"),
+        (["watch", "run", "--cron", "0 0 30 2 *"], "--cron: "),
+        (["watch", "run", "--every", "soon"], "--every: 'soon' is no time"),
+        (["watch", "run", "--every", "1h", "--cron", "0 3 * * *"], "--every and --cron: say the same twice"),
+        (["watch", "models:/none", "--once"], "models:/none: no MLflow registry is named"),
+        (["watch", "run", "--once", "--set", "gates.mine='selectivty >= 0'"], "Did you mean 'selectivity'?"),
+    ],
+)
+def test_what_cannot_be_watched_is_one_line(
+    words: list[str], told: str, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert main([*words, "--no-flow"]) in (2, 3)
+    output = capsys.readouterr()
+    assert told in output.err + output.out
+    assert "Traceback" not in output.err
+
+
+def test_looks_are_as_far_apart_as_asked() -> None:
+    assert 0 < watch.times("90s", None)() <= 90
+    assert 0 < watch.times(None, None)() <= 600
+    assert 0 < watch.times(None, "0 3 * * *")() <= 86_400
+    with pytest.raises(ConfigError):
+        watch.times("0s", None)
+
+
+def test_a_line_is_watched_by_one_process(here: Path) -> None:
+    with Line.of(str(here / "run"), here).watched(), pytest.raises(UserError, match="another process"):
+        _look(here)
