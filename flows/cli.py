@@ -247,9 +247,10 @@ def watch(
     next_look = watching.times(every, cron)
     console.show_stages(sys.stdout)
     line, found = watching.line_here(source), watching.source_of(source, settled)
-    if once:
-        return watching.worst(watching.watch_once(config, line, found, use_flow=not no_flow))
-    watching.watch(config, line, found, next_look, use_flow=not no_flow)
+    with watching.engine(use_flow=not no_flow):
+        if once:
+            return watching.worst(watching.watch_once(config, line, found, use_flow=not no_flow))
+        watching.watch(config, line, found, next_look, use_flow=not no_flow)
     return 0
 
 

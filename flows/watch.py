@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 
 from flows.engine import log, run_audit
+from flows.environment import set_environment
 from neuronlens.artifact import hash_value
 from neuronlens.comparison.gates import exit_code
 from neuronlens.config import Config
@@ -40,6 +42,21 @@ def source_of(name: str, settled: float = SETTLED) -> Source:
     from neuronlens.incoming import on_hub
 
     return lambda: on_hub(name)
+
+
+@contextmanager
+def engine(*, use_flow: bool) -> Iterator[None]:
+    """One Prefect server for all audits of the block: what sends events to a server goes on asking for it when another one has taken its
+    place, and keeps the process from ending.
+    """
+    if not use_flow:
+        yield
+        return
+    set_environment()
+    from flows.server import prefect_api
+
+    with prefect_api():
+        yield
 
 
 def watch_once(config: Config, line: Line, source: Source, *, use_flow: bool = True) -> list[Decision]:
