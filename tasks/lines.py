@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -138,13 +138,3 @@ class Line:
             yield
         finally:
             lock.release()
-
-
-def undecided(found: Mapping[str, Any], known: Mapping[str, Decision], key: Callable[[str], str]) -> list[str]:
-    """Names of the checkpoints on which nothing has been decided, in their order.
-
-    Args:
-        found: name -> checkpoint, in order.
-        key: of a name.
-    """
-    return [name for name in found if key(name) not in known]

@@ -7,7 +7,7 @@ would be as likely as the one that was seen (Fisher's randomisation test).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -77,7 +77,7 @@ class Change:
         return int(self.low > 0) - int(self.high < 0)
 
 
-def base_changes(a: StoredAudit, b: StoredAudit) -> list[Change]:
+def base_changes(a: StoredAudit, b: StoredAudit, seed: int) -> list[Change]:
     """Of the unedited models on the test rows, together and per concept: accuracy (Tango's interval, McNemar's test) and confidence."""
     test = a.split("test")
     truth = np.array(a.dataset["concept"].to_pylist())[test]
@@ -114,7 +114,7 @@ def base_changes(a: StoredAudit, b: StoredAudit) -> list[Change]:
                 sure[0][own].mean(),
                 sure[1][own].mean(),
                 mean(shift, limits=(-1.0, 1.0)),
-                sign_flip_p(shift, n),
+                sign_flip_p(shift, seed),
                 0,
             )
         )
@@ -318,14 +318,14 @@ def _text_change(
     ]
 
 
-def corrected(found: Sequence[Change], family: Callable[[Change], object] | None = None) -> list[Change]:
+def corrected(found: Sequence[Change]) -> list[Change]:
     """The changes with p values corrected over the concepts and sites of each quantity and method (Benjamini-Hochberg)."""
     from scipy.stats import false_discovery_control
 
-    key = family or (lambda change: (change.quantity, change.role, change.method, change.concept is None))
     families: dict[object, list[int]] = {}
     for i, change in enumerate(found):
-        families.setdefault(key(change), []).append(i)
+        key = change.quantity, change.role, change.method, change.concept is None
+        families.setdefault(key, []).append(i)
     adjusted = np.ones(len(found))
     for members in families.values():
         adjusted[members] = false_discovery_control([found[i].p for i in members])

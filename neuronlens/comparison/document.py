@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from neuronlens.comparison.rankings import PERSISTENCE, rank_biased_overlap
 from neuronlens.comparison.stored import StoredAudit, check_comparable
 from neuronlens.ranges.overlap import jaccard
 from neuronlens.ranges.saliency import top_set
+from neuronlens.report.document import finite
 from neuronlens.sites import Site
 
 SCHEMA_VERSION = 1
@@ -121,7 +122,7 @@ def _fitted(audit: StoredAudit) -> np.ndarray[Any, np.dtype[np.bool_]]:
 
 
 def _changes(a: StoredAudit, b: StoredAudit, sites: Sequence[Site], seed: int) -> list[Change]:
-    found = base_changes(a, b)
+    found = base_changes(a, b, seed)
     for site in sites:
         found += edit_changes(a, b, site, seed)
         # the unedited models' perplexities are the same at every site
@@ -266,12 +267,3 @@ def told(audit: StoredAudit) -> dict[str, Any]:
         "artifacts": audit.hashes,
         "digest": hash_value(audit.hashes),
     }
-
-
-def finite(value: Any) -> Any:
-    """A value as strict JSON: what is not finite is None."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: finite(part) for key, part in value.items()}
-    return [finite(part) for part in value] if isinstance(value, (list, tuple)) else value

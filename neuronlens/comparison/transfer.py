@@ -13,11 +13,12 @@ import pyarrow as pa
 from neuronlens import methods
 from neuronlens.artifact import fresh_folder, write_json, write_manifest, write_table
 from neuronlens.comparison.changes import corrected, edit_changes, text_changes
-from neuronlens.comparison.document import finite, told
+from neuronlens.comparison.document import told
 from neuronlens.comparison.stored import StoredAudit, check_comparable
 from neuronlens.config import Config
 from neuronlens.errors import UserError
 from neuronlens.evaluation.sweep import evaluate
+from neuronlens.report.document import finite
 
 TRANSFER = "transfer.json"
 

@@ -97,8 +97,8 @@ def audit_document(config: Config, inputs: Mapping[str, Path]) -> dict[str, Any]
         "artifacts": {name: content_hash(folder) for name, folder in inputs.items()},
         "versions": manifests["evaluate"]["versions"],
     }
-    finite: dict[str, Any] = _finite(document)
-    return finite
+    strict: dict[str, Any] = finite(document)
+    return strict
 
 
 def _optional(file: Path) -> Rows:
@@ -208,9 +208,10 @@ def _without_paths(value: Any) -> Any:
     return value
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A value as strict JSON: what is not finite is None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _finite(part) for key, part in value.items()}
-    return [_finite(part) for part in value] if isinstance(value, (list, tuple)) else value
+        return {key: finite(part) for key, part in value.items()}
+    return [finite(part) for part in value] if isinstance(value, (list, tuple)) else value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,9 +21,9 @@ def by_definition(first: list[int], second: list[int], p: float) -> float:
 
 
 @given(st.integers(1, 30), st.integers(0, 10), st.floats(0.05, 0.99), st.randoms(use_true_random=False))
-def test_it_is_the_sum_of_its_definition(depth: int, more: int, p: float, random: object) -> None:
+def test_it_is_the_sum_of_its_definition(depth: int, more: int, p: float, random: Random) -> None:
     pool = list(range(depth + more))
-    first, second = (random.sample(pool, depth) for _ in range(2))  # type: ignore[attr-defined]
+    first, second = (random.sample(pool, depth) for _ in range(2))
     found = rank_biased_overlap(np.array(first), np.array(second), p)
     assert found == pytest.approx(by_definition(first, second, p), abs=1e-12)
 
