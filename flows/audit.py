@@ -8,34 +8,33 @@ from typing import Any
 
 from prefect import State, flow, runtime
 from prefect.states import Completed
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.engine import finish, in_order
 from neuronlens.config import Config
-from neuronlens.parts import AT_ONCE
 from neuronlens.stages import Outcome, audit_id
 from tasks.audits import open_audit
+from tasks.runners import Pool
 from tasks.stages import run_stage
-
-_RUNNER: Any = ThreadPoolTaskRunner(max_workers=AT_ONCE)
 
 
 def _run_name() -> str:
     return audit_id(runtime.flow_run.parameters["config"])
 
 
-@flow(name="audit", flow_run_name=_run_name, persist_result=False, task_runner=_RUNNER)
+@flow(name="audit", flow_run_name=_run_name, persist_result=False)
 def audit_flow(config: Config, folder: Path, force: bool = False) -> State[list[Outcome]]:
     """Bring every stage of the audit in `folder` up to date. A run that found nothing to compute ends in a state named Cached."""
     audit = open_audit(config, folder)
     states: list[State[Any]] = []
 
-    def run(name: str) -> Outcome:
-        states.append(run_stage(name, audit, force=force, wait_for=states, return_state=True))
-        outcome: Outcome = states[-1].result()
-        return outcome
+    with Pool(config.runner) as pool:
 
-    outcomes = in_order(run)
+        def run(name: str) -> Outcome:
+            states.append(run_stage(name, audit, pool, force=force, wait_for=states, return_state=True))
+            outcome: Outcome = states[-1].result()
+            return outcome
+
+        outcomes = in_order(run)
     finish(audit, outcomes, runtime.flow_run.id)
     kinds = Counter(outcome.outcome for outcome in outcomes)
     told = ", ".join(f"{count} {kind}" for kind, count in kinds.items())

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.environment import set_environment
 from neuronlens.errors import ArtifactError, ConfigError, NeuronLensError, UserError, did_you_mean
+from tasks.environment import set_environment
 
 if TYPE_CHECKING:
     from neuronlens.config import Config

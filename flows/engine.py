@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast
 
-from flows.environment import set_environment
 from neuronlens.config import Config
-from neuronlens.errors import UserError
+from neuronlens.errors import ConfigError, UserError
 from neuronlens.params import load_config
 from neuronlens.stages import STAGES, Outcome, audit_id, release_memory, run_stage
 from tasks.audits import AUDITS, Audit, bring_up_to_date, open_audit, open_existing, state_of
+from tasks.environment import set_environment
 from tasks.pipeline import AUDIT_FILE, PIPELINE_FILE, check_audited, pipeline_of
 from tasks.versioning import Workspace
 
@@ -36,6 +36,12 @@ def run_audit(
     try:
         audit = open_audit(config, folder, create=create)  # a mistake is told before the engine is started
         if not use_flow:
+            if config.runner.kind != "threads":
+                raise ConfigError(
+                    f"{config.runner.kind} make parts for Prefect's engine only",
+                    where="runner",
+                    cure="Leave out --no-flow, or --set runner=threads.",
+                )
             found = in_order(lambda name: bring_up_to_date(audit, name, force=force))
             finish(audit, found)
             return found

@@ -11,15 +11,15 @@ from datetime import datetime
 from pathlib import Path
 
 from flows.engine import log, run_audit
-from flows.environment import set_environment
 from neuronlens.artifact import hash_value
 from neuronlens.comparison.gates import exit_code
-from neuronlens.config import Config
+from neuronlens.config import SHARED, Config
 from neuronlens.errors import ConfigError, NeuronLensError
 from neuronlens.incoming import SETTLED, Incoming, in_folder
 from neuronlens.stages import audit_id, identities
 from tasks.audits import AUDITS
 from tasks.comparing import compared, judged
+from tasks.environment import set_environment
 from tasks.lines import Decision, Line
 from tasks.versioning import Workspace
 
@@ -156,7 +156,7 @@ def _of(config: Config, checkpoint: Incoming) -> Config:
 
 def _told(config: Config) -> str:
     """Identity of what every audit of the line is told, and of its data."""
-    values = config.model_dump(mode="json", exclude={"remote"})
+    values = config.model_dump(mode="json", exclude={*SHARED})
     for section, names in (
         ("checkpoint", ("path", "revision")),
         ("dataset", ("path",)),

@@ -9,7 +9,9 @@ import os
 import platform
 import re
 import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from importlib import metadata
@@ -134,7 +136,7 @@ def fresh_folder(out: Path) -> Iterator[Path]:
     created = [folder for folder in out.parents if not folder.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(out)
-    folder = Path(tempfile.mkdtemp(prefix=f"{_temporary(out)}{os.getpid()}-", dir=out.parent))
+    folder = Path(tempfile.mkdtemp(prefix=f"{_temporary(out)}{_owner()}-", dir=out.parent))
     folder.chmod(0o755)  # mkdtemp's 0700 would hide a shared audit from team-mates
     try:
         yield folder
@@ -154,7 +156,7 @@ def remove_stale(out: Path) -> None:
     """Remove the temporary folders of `out` whose processes are gone."""
     prefix = _temporary(out)
     for stale in out.parent.glob(f"{prefix}*"):
-        if not _owner_alive(stale.name.removeprefix(prefix)):
+        if not _owner_alive(stale, stale.name.removeprefix(prefix)):
             shutil.rmtree(stale, ignore_errors=True)
 
 
@@ -162,10 +164,27 @@ def _temporary(out: Path) -> str:
     return f".{out.name}.tmp-"
 
 
-def _owner_alive(suffix: str) -> bool:
-    pid = suffix.split("-")[0]
+def _owner() -> str:
+    """This process among those of all machines that write to a file system."""
+    return f"{os.getpid()}@{_machine()}"
+
+
+@lru_cache
+def _machine() -> str:
+    return slug(socket.gethostname(), "localhost").replace("-", "_")
+
+
+_ABANDONED = 24 * 3600.0  # seconds without a change after which another machine's process counts as gone
+
+
+def _owner_alive(folder: Path, suffix: str) -> bool:
+    pid, _, machine = suffix.split("-")[0].partition("@")
     if not pid.isdigit():
         return False
+    if machine and machine != _machine():
+        with contextlib.suppress(OSError):
+            return time.time() - folder.stat().st_mtime < _ABANDONED
+        return True
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:

@@ -305,6 +305,28 @@ class RemoteParams(_Section):
     )
 
 
+class RunnerParams(_Section):
+    """Who makes the parts of extraction and evaluation; a text alone is the kind. No stage depends on it."""
+
+    kind: Literal["threads", "processes", "dask"] = Field(
+        default="threads",
+        description="threads of this process, processes of this machine, or workers of a Dask cluster",
+    )
+    workers: PositiveInt | None = Field(
+        default=None,
+        description="processes, or workers of a Dask cluster that is started for the run; null: one for each card, or two without one",
+    )
+    address: str | None = Field(
+        default=None,
+        description="dask: the scheduler, such as tcp://host:8786; null: DASK_SCHEDULER_ADDRESS, else a cluster on this machine",
+    )
+    store: str | None = Field(
+        default=None,
+        description="dask: where workers that see none of this machine's files read and write, such as s3://bucket/folder (any address "
+        "that fsspec knows); null: they see them",
+    )
+
+
 class WaiverParams(_Section):
     """Why a gate may fail for a while."""
 
@@ -334,6 +356,13 @@ def _as_gate(value: Any) -> Any:
     return {"rule": value} if isinstance(value, str) else value
 
 
+def _as_runner(value: Any) -> Any:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+SHARED = ("remote", "runner")  # sections that say who computes and who is told, and nothing about an audit
+
+
 class Config(_Section):
     """Everything an audit is told."""
 
@@ -354,6 +383,9 @@ class Config(_Section):
         default_factory=dict, description="name -> what an audit must fulfil; no stage depends on them"
     )
     remote: RemoteParams = Field(default_factory=RemoteParams, description="where audits are shared")
+    runner: Annotated[RunnerParams, BeforeValidator(_as_runner, json_schema_input_type=str | RunnerParams)] = Field(
+        default_factory=RunnerParams, description="who makes the parts of extraction and evaluation"
+    )
     seed: int = Field(default=0, ge=0, lt=2**32, description="decides splits, random neurons and resamples")
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event, Lock
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from neuronlens import artifact
 from neuronlens.errors import NeuronLensError
@@ -18,6 +18,21 @@ T = TypeVar("T")
 
 Job = Callable[[str, Path], Mapping[str, object]]
 """Makes the part of a name in an empty folder; returns facts about it. It can be pickled, and any process may be the one that runs it."""
+
+
+@runtime_checkable
+class Movable(Protocol):
+    """A job that can be done where what it reads lies elsewhere."""
+
+    @property
+    def places(self) -> Mapping[str, Path]:
+        """Name -> file or folder of this machine that it reads, absolute."""
+        ...
+
+    def at(self, places: Mapping[str, Path]) -> Job:
+        """The same job in a process of its own, for which these things lie elsewhere."""
+        ...
+
 
 AT_ONCE = 2  # one writes what it has read while another reads on
 
@@ -85,8 +100,35 @@ class PartMaker:
             with artifact.fresh_folder(self.folder / name) as out:
                 facts = self.job(name, out)
                 artifact.write_manifest(out, stage=name, method=0, inputs={}, params={}, facts=facts)
+        except OSError:
+            if not artifact.is_intact(self.folder / name):  # a worker that was given up for dead was quicker
+                raise
         finally:
             _flag.reset(token)
+
+    @property
+    def places(self) -> Mapping[str, Path]:
+        """Name -> what the job reads on this machine.
+
+        Raises:
+            TypeError: it cannot be done elsewhere.
+        """
+        return self._movable.places
+
+    def at(self, places: Mapping[str, Path], folder: Path) -> PartMaker:
+        """The same in another process, which has what it reads and where it writes in other places.
+
+        Args:
+            places: name -> where it lies there.
+            folder: of all parts there.
+        """
+        return replace(self, folder=folder, job=self._movable.at(places), flag=Flag())
+
+    @property
+    def _movable(self) -> Movable:
+        if not isinstance(self.job, Movable):
+            raise TypeError(f"{self.job!r} can be done in this process only")
+        return self.job
 
 
 Mapper = Callable[[PartMaker, Sequence[str]], None]
@@ -117,7 +159,7 @@ def raise_first(errors: Iterable[BaseException | None]) -> None:
     """Raise the error that is to blame, if there is one: that others gave up follows from it."""
     found = [error for error in errors if error is not None]
     for error in found:
-        if not isinstance(error, GivenUpError):
+        if not isinstance(error, (GivenUpError, CancelledError)):
             raise error
     for error in found:
         raise error
@@ -191,12 +233,30 @@ class Held(Generic[T]):
             self._known = None
 
 
+def check_planned(name: str, planned: Sequence[str]) -> None:
+    """Refuse a part that was planned on a machine of another kind: names hold whatever decides how the work is cut and what its bits are.
+
+    Raises:
+        NeuronLensError: it was.
+    """
+    if name not in planned:
+        raise NeuronLensError(
+            f"{name} is planned otherwise here ({planned[0] if planned else 'not at all'}): workers need the device and the memory of the "
+            "machine that runs the audit. Run it on one of theirs, or fix extract.batch_tokens where only memory differs."
+        )
+
+
 def link_files(folder: Path, names: Iterable[str | Path], out: Path) -> None:
     """Put files of a part into an artifact without taking them from the part, which must stay whole until the artifact is there."""
     for name in names:
         target = out / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            target.hardlink_to(folder / name)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(folder / name, target)
+        link(folder / name, target)
+
+
+def link(file: Path, target: Path) -> None:
+    """The same file at another place too, which does not exist yet."""
+    try:
+        target.hardlink_to(file)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(file, target)

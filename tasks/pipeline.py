@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from neuronlens.config import Config
+from neuronlens.config import SHARED, Config
 from neuronlens.errors import ConfigError, UserError
 from neuronlens.params import AUDITED, load_config, read_audited
 from neuronlens.stages import PATHS, STAGES, Stage, identities
@@ -73,7 +73,7 @@ class Pipeline:
         """Whether the parameters that DVC reads are those of a configuration."""
         if self.file == PIPELINE_FILE:
             own = load_config(self.root / "params.yaml")
-            return own.model_copy(update={"gates": config.gates, "remote": config.remote}) == config
+            return own.model_copy(update={name: getattr(config, name) for name in ("gates", *SHARED)}) == config
         file = self.folder / AUDIT_FILE
         return file.is_file() and file.read_text(encoding="utf-8") == audit_text(config, self.root)
 
@@ -135,7 +135,7 @@ def written_by(config: Config, folder: Path, root: Path) -> dict[str, Any]:
 
 def audit_text(config: Config, root: Path) -> str:
     """audit.yaml."""
-    values = config.model_dump(mode="json", exclude={"remote"})  # whom it is shared with says nothing about the audit
+    values = config.model_dump(mode="json", exclude={*SHARED})
     for section, key in (
         ("checkpoint", "path"),
         ("dataset", "path"),

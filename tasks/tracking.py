@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from neuronlens import artifact
+from neuronlens.config import SHARED
 from neuronlens.errors import NeuronLensError, UserError, redacted
 from neuronlens.incoming import Incoming
 from neuronlens.report.metrics import concept_metrics
@@ -198,7 +199,7 @@ def _new_run(client: MlflowClient, experiment: str, audit: Audit, tags: Mapping[
     run_id = str(run.info.run_id)
     try:
         told = flat(
-            audit.config.model_dump(mode="json", exclude={"gates", "remote"})
+            audit.config.model_dump(mode="json", exclude={"gates", *SHARED})
         )  # whom it is shared with is nobody's business
         params = [Param(name, str(value)[:_LONGEST]) for name, value in told]
         for start in range(0, len(params), _AT_ONCE):

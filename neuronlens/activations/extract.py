@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from neuronlens.activations.batching import placed, split_batches
@@ -18,6 +18,7 @@ from neuronlens.dataset import Dataset
 from neuronlens.encoding import encoder_for, resolve_labels
 from neuronlens.parts import Held, Parts
 from neuronlens.sites import expand_sites, layer_count
+from neuronlens.sources import Sources
 
 
 def collect_activations(
@@ -69,11 +70,11 @@ def extract(
     Returns:
         Facts for the manifest.
     """
-    prepared = inputs["prepare"]
     own = Parts(out / ".parts") if parts is None else parts
-    found = _plan(own.folder, config, prepared, keep_bytes)
+    job = _Read(own.folder, Sources(config, inputs), keep_bytes)
+    found = job.plan()
     try:
-        facts = found.assemble(own.make(found.names, partial(_make, own.folder, config, prepared, keep_bytes)), out)
+        facts = found.assemble(own.make(found.names, job), out)
         hand_over(kept_key(config, found.checkpoint, found.dataset, found.batch_tokens), found.keeper.batches)
     finally:
         _held.clear()
@@ -85,17 +86,30 @@ def extract(
 _held: Held[Extraction] = Held()
 
 
-def _plan(key: Path, config: Config, prepared: Path, keep_bytes: int | None) -> Extraction:
-    """The plan of a run.
+@dataclass(frozen=True)
+class _Read:
+    """Reads a part, in whichever process it is.
 
-    Args:
-        key: where its parts lie: no other run's lie there.
+    Attributes:
+        key: where the parts lie: no other run's lie there.
+        keep_bytes: see `extract`.
     """
-    return _held.get(key, lambda: Extraction.plan(config, prepared, keep_bytes))
 
+    key: Path
+    sources: Sources
+    keep_bytes: int | None
 
-def _make(
-    key: Path, config: Config, prepared: Path, keep_bytes: int | None, name: str, out: Path
-) -> Mapping[str, object]:
-    """A part, in whichever process this is."""
-    return _plan(key, config, prepared, keep_bytes).make(name, out)
+    def __call__(self, name: str, out: Path) -> Mapping[str, object]:
+        return self.plan().make(name, out)
+
+    def plan(self) -> Extraction:
+        """The plan of the run, made once in each process."""
+        prepared = self.sources.folders["prepare"]
+        return _held.get(self.key, lambda: Extraction.plan(self.sources.config, prepared, self.keep_bytes))
+
+    @property
+    def places(self) -> Mapping[str, Path]:
+        return self.sources.places
+
+    def at(self, places: Mapping[str, Path]) -> _Read:
+        return replace(self, sources=self.sources.at(places), keep_bytes=0)  # nobody there asks for hidden states

@@ -34,7 +34,7 @@ from neuronlens.checkpoint import Checkpoint, default_device, open_checkpoint
 from neuronlens.config import Config
 from neuronlens.dataset import Dataset, read_dataset, spare_documents
 from neuronlens.encoding import Encoder, Labels, encoder_for, resolve_labels
-from neuronlens.parts import go_on, link_files
+from neuronlens.parts import check_planned, go_on, link_files
 from neuronlens.progress import Progress
 from neuronlens.sites import Site, expand_sites, layer_count, resolve, site_width
 
@@ -140,7 +140,9 @@ class Extraction:
         Raises:
             NonFiniteActivationError: an activation or a logit is NaN or infinite.
             OutOfMemoryError: a single row does not fit.
+            NeuronLensError: this machine plans other parts.
         """
+        check_planned(name, self.names)
         place = self.names.index(name)
         if place == len(self.shards):
             return self._read_documents(out)

@@ -31,7 +31,7 @@ from neuronlens.evaluation.questions import asked_questions, score_questions
 from neuronlens.evaluation.scoring import PartScores, RowScorer, RowScores
 from neuronlens.evaluation.text import TextScorer
 from neuronlens.interventions.edit import Edit
-from neuronlens.parts import go_on
+from neuronlens.parts import check_planned, go_on
 
 VALIDATION, TEST, TEXT, QUESTIONS = "validation", "test", "text", "questions"
 _MOST = 32  # parts of a kind; an interruption costs a thirtieth of it
@@ -148,8 +148,12 @@ class Evaluation:
 
         Returns:
             Facts: for rows, how true the short cuts are.
+
+        Raises:
+            NeuronLensError: this machine plans other parts.
         """
         kind, place = name.split("-")[1], int(name.rpartition("-")[2])
+        check_planned(name, self.names(kind))
         some = self._groups(kind)[place]
         facts: dict[str, object] = {}
         with self._model:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from neuronlens.evaluation.scoring import RowScores, score_rows
 from neuronlens.evaluation.text import document_losses, perplexity
 from neuronlens.evaluation.uncertainty import ratio
 from neuronlens.parts import Held, Parts
+from neuronlens.sources import Sources
 
 IDENTITY = (
     *("site", "concept", "method", "setting", "role", "saliency", "top", "range", "base", "tau", "threshold", "gate"),
@@ -57,9 +58,9 @@ def evaluate(config: Config, inputs: Mapping[str, Path], out: Path, parts: Parts
         Facts for the manifest.
     """
     own = Parts(out / ".parts") if parts is None else parts
-    found = _plan(own.folder, config, inputs)
+    job = _Score(own.folder, Sources(config, inputs))
     try:
-        facts = _evaluate(found, config, inputs, own, out)
+        facts = _evaluate(job, own, out)
     finally:
         _held.clear()
     if parts is None:
@@ -67,19 +68,18 @@ def evaluate(config: Config, inputs: Mapping[str, Path], out: Path, parts: Parts
     return facts
 
 
-def _evaluate(
-    found: Evaluation, config: Config, inputs: Mapping[str, Path], parts: Parts, out: Path
-) -> dict[str, object]:
+def _evaluate(job: _Score, parts: Parts, out: Path) -> dict[str, object]:
+    found, config = job.plan(), job.sources.config
     checkpoint, dataset, candidates = found.checkpoint, found.dataset, found.candidates
     tried: Scored | None = None
     validated: Mapping[str, Path] = {}
     if found.validates:
-        validated = parts.make(found.names(VALIDATION), partial(_make, parts.folder, config, inputs, None))
+        validated = parts.make(found.names(VALIDATION), job)
         tried = found.scored(VALIDATION, validated)
     settled = found.judge(tried)
     chosen, methods = settled.chosen, settled.methods
     names = [name for kind in (TEST, TEXT, QUESTIONS) for name in found.names(kind)]
-    tested = parts.make(names, partial(_make, parts.folder, config, inputs, validated))
+    tested = parts.make(names, job.after(validated))
     judged, losses = found.scored(TEST, tested), found.losses(tested)
     rows = _results(judged, losses, question_columns(found.answers(tested), len(judged.edits)), config)
     write_table(out / "results.parquet", adjust(pa.Table.from_pylist(rows, schema=_schema())))
@@ -160,27 +160,42 @@ def evaluate_methods(
 _held: Held[Evaluation] = Held()
 
 
-def _plan(key: Path, config: Config, inputs: Mapping[str, Path]) -> Evaluation:
-    """The plan of a run.
+@dataclass(frozen=True)
+class _Score:
+    """Scores a part, in whichever process it is.
 
-    Args:
-        key: where its parts lie: no other run's lie there.
+    Attributes:
+        key: where the parts lie: no other run's lie there.
+        sources: of the stage; the parts on validation rows among the folders, where this one is made after them.
+        validated: names of these; None where it is one of them.
     """
-    return _held.get(key, lambda: Evaluation(config, inputs))
 
+    key: Path
+    sources: Sources
+    validated: tuple[str, ...] | None = None
 
-def _make(
-    key: Path, config: Config, inputs: Mapping[str, Path], validated: Mapping[str, Path] | None, name: str, out: Path
-) -> Mapping[str, object]:
-    """A part, in whichever process this is.
+    def __call__(self, name: str, out: Path) -> Mapping[str, object]:
+        found = self.plan()
+        if self.validated is not None and found.judged is None:
+            parts = {part: self.sources.folders[part] for part in self.validated}
+            found.judge(found.scored(VALIDATION, parts) if parts else None)
+        return found.make(name, out)
 
-    Args:
-        validated: the parts on validation rows, if there are such; None where this is one of them.
-    """
-    found = _plan(key, config, inputs)
-    if validated is not None and found.judged is None:
-        found.judge(found.scored(VALIDATION, validated) if validated else None)
-    return found.make(name, out)
+    def plan(self) -> Evaluation:
+        """The plan of the run, made once in each process."""
+        return _held.get(self.key, lambda: Evaluation(self.sources.config, self.sources.folders))
+
+    def after(self, validated: Mapping[str, Path]) -> _Score:
+        """The same for parts that need what the validation rows say."""
+        folders = {**self.sources.folders, **validated}
+        return replace(self, sources=replace(self.sources, folders=folders), validated=(*validated,))
+
+    @property
+    def places(self) -> Mapping[str, Path]:
+        return self.sources.places
+
+    def at(self, places: Mapping[str, Path]) -> _Score:
+        return replace(self, sources=self.sources.at(places))
 
 
 def _validation(tried: Scored, seed: int) -> pa.Table:

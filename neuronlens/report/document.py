@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from neuronlens.artifact import content_hash, read_manifest, read_table
-from neuronlens.config import Config
+from neuronlens.config import SHARED, Config
 from neuronlens.evaluation.summary import (
     Comparison,
     Setting,
@@ -73,7 +73,7 @@ def audit_document(config: Config, inputs: Mapping[str, Path]) -> dict[str, Any]
             "prompt": facts["extract"]["prompt"],
         },
         "preset": config.preset,
-        "params": _without_paths(config.model_dump(mode="json", exclude={"gates", "remote"})),
+        "params": _without_paths(config.model_dump(mode="json", exclude={"gates", *SHARED})),
         "sites": [
             {"site": site, "module": facts["extract"]["sites"][site], "neurons": facts["extract"]["widths"][site]}
             for site in facts["prepare"]["sites"]

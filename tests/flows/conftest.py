@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from flows.engine import run_audit
-from flows.environment import set_environment
 from flows.server import prefect_api
 from neuronlens.config import Config
 from neuronlens.params import load_config
+from tasks.environment import set_environment
 from tests.conftest import labelled, sentences
 from tests.models import save_checkpoint
 

@@ -8,6 +8,7 @@ import os
 # CRITICAL. A cold start of its local engine on a busy machine takes longer than the 20 s it allows by itself. Threads of
 # torch that wait for each other must not spin: where a core is busy with something else, a small model runs four times slower.
 _DEFAULTS = {
+    "DASK_LOGGING__DISTRIBUTED": "error",
     "DO_NOT_TRACK": "true",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
