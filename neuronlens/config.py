@@ -314,11 +314,11 @@ class RunnerParams(_Section):
     )
     workers: PositiveInt | None = Field(
         default=None,
-        description="processes, or workers of a Dask cluster that is started for the run; null: one for each card, or two without one",
+        description="processes: how many; null: one for each card, or two without one",
     )
     address: str | None = Field(
         default=None,
-        description="dask: the scheduler, such as tcp://host:8786; null: DASK_SCHEDULER_ADDRESS, else a cluster on this machine",
+        description="dask: the scheduler, such as tcp://host:8786; null: DASK_SCHEDULER_ADDRESS, else processes of this machine",
     )
     store: str | None = Field(
         default=None,

@@ -97,6 +97,10 @@ class PartMaker:
         token = _flag.set(self.flag)
         try:
             self.flag.check()
+            if artifact.is_intact(
+                self.folder / name
+            ):  # a cluster has a part made again when who made it dies before it is asked
+                return
             with artifact.fresh_folder(self.folder / name) as out:
                 facts = self.job(name, out)
                 artifact.write_manifest(out, stage=name, method=0, inputs={}, params={}, facts=facts)

@@ -1,33 +1,26 @@
-"""Who makes the parts of a stage: threads of this process, processes of this machine, or the workers of a Dask cluster.
+"""Who makes the parts of a stage: threads of this process, processes of this machine, or the workers of a Dask cluster elsewhere.
 
 All of them run the same Prefect task, `tasks.parts.make_part`, and what they make has the same bits: a part is made from what the stage
-reads and from nothing that another part leaves behind.
+reads and from nothing that another part leaves behind. Processes of this machine are a Dask cluster, too: of those that Python and Prefect
+have, a pool dies as a whole with one of its members, and may then keep the run from ending.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
-from contextvars import copy_context
-from queue import Empty, SimpleQueue
-from threading import Event
 from typing import Any, cast
 
 from prefect.futures import PrefectFuture, wait
-from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.utilities.annotations import unmapped
 
 from neuronlens.config import RunnerParams
 from neuronlens.errors import ConfigError, NeuronLensError, UserError, redacted
 from neuronlens.parts import AT_ONCE, PartMaker, raise_first
-from tasks.environment import set_environment
 from tasks.parts import error_of, make_part
 from tasks.store import Shipped, Store
-
-_DEATHS = 3  # of workers, before a part is taken to be what kills them
 
 
 class Pool:
@@ -37,7 +30,6 @@ class Pool:
         self._params = params
         self._stack = ExitStack()
         self._runner: TaskRunner[Any] | None = None
-        self._processes: list[_Process] = []
 
     def __reduce__(self) -> tuple[type[Pool], tuple[RunnerParams]]:
         """Prefect sends a stage's parameters along with its parts: without what was started here."""
@@ -54,8 +46,6 @@ class Pool:
         """`neuronlens.parts.Mapper` within a flow."""
         if self._params.kind == "threads":
             self._submit(maker, names)
-        elif self._params.kind == "processes":
-            self._deal(maker.at(maker.places, maker.folder.resolve()), names)
         elif self._params.store is None:
             self._submit(maker.at(maker.places, maker.folder.resolve()), names)
         else:
@@ -87,7 +77,7 @@ class Pool:
             for future in futures:
                 _cancel(future)
             raise
-        raise_first(_in_words(error_of(future)) for future in futures)
+        raise_first(_in_words(name, error_of(future)) for name, future in zip(names, futures, strict=True))
 
     def _started(self) -> TaskRunner[Any]:
         if self._runner is None:
@@ -95,7 +85,7 @@ class Pool:
                 ThreadPoolTaskRunner(max_workers=AT_ONCE) if self._params.kind == "threads" else _dask(self._params)
             )
             self._runner = self._stack.enter_context(runner)
-            if self._params.kind == "dask":
+            if self._params.kind != "threads":
                 _connect(runner, self._params.address)
         return self._runner
 
@@ -106,95 +96,6 @@ class Pool:
         import torch
 
         return torch.get_num_threads()
-
-    def _deal(self, maker: PartMaker, names: Sequence[str]) -> None:
-        """One after another to whichever process is free. One that dies costs the part that it was making, which another one makes."""
-        if not self._processes:
-            cards = cards_here()
-            count = self._params.workers or max(len(cards), AT_ONCE)
-            self._processes = [
-                self._stack.enter_context(_Process(cards[i % len(cards)] if cards else None)) for i in range(count)
-            ]
-        left: SimpleQueue[str] = SimpleQueue()
-        for name in names:
-            left.put(name)
-        given_up = Event()
-
-        def serve(process: _Process) -> None:
-            try:
-                while not given_up.is_set():
-                    process.make({"name": left.get_nowait(), "maker": maker, "threads": self._threads()})
-            except Empty:
-                return
-            except BaseException:
-                given_up.set()
-                raise
-
-        with ThreadPoolExecutor(len(self._processes), "processes") as threads_here:
-            served = [threads_here.submit(copy_context().run, serve, process) for process in self._processes]
-            try:
-                errors = [future.exception() for future in served]
-            except BaseException:  # this thread was interrupted
-                given_up.set()
-                for process in self._processes:
-                    process.end()
-                raise
-        raise_first(errors)
-
-
-class _Process:
-    """A process of its own, and the next one when it has died.
-
-    Args:
-        card: that it sees, None for all or none.
-    """
-
-    def __init__(self, card: str | None) -> None:
-        self._card = card
-        self._runner = self._new()
-
-    def _new(self) -> ProcessPoolTaskRunner:
-        return ProcessPoolTaskRunner(max_workers=1, initializer=_begin, initargs=(self._card,))
-
-    def __enter__(self) -> _Process:
-        self._runner.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._runner.__exit__(*error)
-
-    def end(self) -> None:
-        """Now, whatever it is doing."""
-        self._runner.cancel_all()
-
-    def make(self, told: dict[str, Any]) -> None:
-        """Have a part made.
-
-        Args:
-            told: to `make_part`.
-
-        Raises:
-            NeuronLensError: it has ended one process after another.
-        """
-        for _ in range(_DEATHS):
-            self._runner._cached_context = None  # of the first part's stage, below which all parts would be listed
-            future = self._runner.submit(make_part, told)
-            error = error_of(future)
-            if error is None:
-                return
-            if not isinstance(error, BrokenProcessPool):
-                raise error
-            self._runner.__exit__(None, None, None)
-            self._runner = self._new()
-            self._runner.__enter__()
-        raise _deadly(told["name"])
-
-
-def _begin(card: str | None) -> None:
-    """The first thing that a process does."""
-    set_environment()
-    if card is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = card
 
 
 def cards_here() -> list[str]:
@@ -213,13 +114,28 @@ def _dask(params: RunnerParams) -> TaskRunner[Any]:
         from prefect_dask.task_runners import DaskTaskRunner
     except ImportError as error:
         raise ConfigError(
-            f"needs prefect-dask ({error})", where="runner.kind: dask", cure='pip install "neuronlens[dask]"'
+            f"needs prefect-dask ({error})", where=f"runner.kind: {params.kind}", cure='pip install "neuronlens[dask]"'
         ) from None
-    address = params.address or dask.config.get("scheduler-address", None)
+    address = params.kind == "dask" and (params.address or dask.config.get("scheduler-address", None))
     if address:
         return DaskTaskRunner(address=address)
-    workers = {"n_workers": params.workers or AT_ONCE, "threads_per_worker": 1, "dashboard_address": None}
-    return DaskTaskRunner(cluster_kwargs=workers)
+    return DaskTaskRunner(cluster_class=cast(Any, _cluster), cluster_kwargs={"count": params.workers})
+
+
+def _cluster(count: int | None) -> Any:
+    """One on this machine. Each worker is a process that computes one part at a time, and sees one card where there are several."""
+    from distributed import Nanny, Scheduler, SpecCluster
+
+    cards = cards_here()
+    seen = [{"CUDA_VISIBLE_DEVICES": card} for card in cards] or [{}]
+    told = [
+        {"nthreads": 1, "dashboard": False, "env": seen[i % len(seen)]}
+        for i in range(count or max(len(cards), AT_ONCE))
+    ]
+    return SpecCluster(
+        workers={i: {"cls": Nanny, "options": options} for i, options in enumerate(told)},
+        scheduler={"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}},
+    )
 
 
 def _connect(runner: Any, address: str | None) -> None:
@@ -275,12 +191,10 @@ def _cancel(future: PrefectFuture[Any]) -> None:
         wrapped.cancel()
 
 
-def _in_words(error: BaseException | None) -> BaseException | None:
-    """What Dask says where a part has ended one worker after another."""
-    return _deadly("a part") if type(error).__name__ == "KilledWorker" else error
-
-
-def _deadly(name: str) -> NeuronLensError:
+def _in_words(name: str, error: BaseException | None) -> BaseException | None:
+    """What Dask says of a part that has ended one worker after another."""
+    if type(error).__name__ != "KilledWorker":
+        return error
     return NeuronLensError(
-        f"{name} ended {_DEATHS} workers, one after another. The system's log says how; often it is memory: --set extract.batch_tokens=256."
+        f"{name} ended one worker after another. The system's log says how; often it is memory: --set extract.batch_tokens=256."
     )

@@ -83,10 +83,8 @@ def _again(made: Path, folder: Path, config: Config, runner: RunnerParams) -> di
 
 def test_it_does_not_matter_how_many_processes_make_the_parts(made: Path, config: Config, tmp_path: Path) -> None:
     assert read_manifest(made / "extract")["facts"]["shards"] > 2
-    wanted = _bytes(made, "extract", "evaluate")
-    for count in (1, 4):
-        found = _again(made, tmp_path / str(count), config, RunnerParams(kind="processes", workers=count))
-        assert found == wanted
+    found = _again(made, tmp_path / "audit", config, RunnerParams(kind="processes", workers=4))
+    assert found == _bytes(made, "extract", "evaluate")
 
 
 class Deadly:
@@ -112,7 +110,10 @@ class Deadly:
 
 
 @pytest.mark.parametrize("times", [1, 99])
-def test_a_process_that_dies_costs_its_part_alone(times: int, tmp_path: Path) -> None:
+def test_a_process_that_dies_costs_its_part_alone(times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dask = pytest.importorskip("dask")
+    monkeypatch.setitem(dask.config.config["distributed"]["scheduler"], "allowed-failures", 1)  # 3 would take longer
+
     @flow(name="deadly")
     def run() -> None:
         with Pool(RunnerParams(kind="processes", workers=1)) as pool:
@@ -123,7 +124,7 @@ def test_a_process_that_dies_costs_its_part_alone(times: int, tmp_path: Path) ->
         assert {path.name for path in (tmp_path / "parts").iterdir() if path.name[0] != "."} == {"a", "b", "c"}
         assert {name: len((tmp_path / f"{name}.tries").read_text()) for name in "abc"} == {"a": 1, "b": 2, "c": 1}
     else:
-        with pytest.raises(NeuronLensError, match="b ended 3 workers, one after another"):
+        with pytest.raises(NeuronLensError, match="b ended one worker after another"):
             run()
 
 
@@ -277,7 +278,8 @@ def test_a_job_is_told_where_its_sources_lie(config: Config, tmp_path: Path) -> 
 def test_who_cannot_be_had_is_one_line(
     words: list[str], told: str, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "1s")
+    dask = pytest.importorskip("dask")
+    monkeypatch.setitem(dask.config.config["distributed"]["comm"]["timeouts"], "connect", "1s")
     given = ["--checkpoint", "gpt2", "--dataset", "data.csv", "--set", "fit.rows=all", "--out", "audit"]
     assert main(["audit", *given, *words]) in (2, 3)
     output = capsys.readouterr()
