@@ -20,6 +20,8 @@ from neuronlens.errors import UserError
 SETTLED = 60.0
 """Seconds without a change after which a folder counts as written."""
 
+State = Literal["whole", "being written", "broken"]
+
 _NUMBERED = re.compile(r"checkpoint-(\d+)")
 _HEADER = 8  # bytes of a safetensors file that say how long its header is
 _LONGEST_HEADER = 100_000_000  # the format's own limit
@@ -42,7 +44,7 @@ class Incoming:
     order: int
     path: str
     revision: str | None = None
-    state: Literal["whole", "being written", "broken"] = "whole"
+    state: State = "whole"
     problem: str | None = None
 
 
@@ -78,7 +80,7 @@ def _look(path: Path, order: int, settled: float, now: float) -> Incoming:
         problem, latest = str(error), now
     if problem is None and now - latest >= min(settled, 2.0):
         return Incoming(path.name, order, str(path))
-    state: Literal["being written", "broken"] = "being written" if now - latest < settled else "broken"
+    state: State = "being written" if now - latest < settled else "broken"
     return Incoming(path.name, order, str(path), None, state, problem or "it has just been written to")
 
 
