@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from neuronlens import methods
-from neuronlens.artifact import fresh_folder, hash_value, write_json, write_manifest, write_table
+from neuronlens.artifact import finite, fresh_folder, hash_value, write_json, write_manifest, write_table
 from neuronlens.comparison import CHANGES, COMPARISON
 from neuronlens.comparison.changes import Change, base_changes, corrected, edit_changes, text_changes
 from neuronlens.comparison.drift import STATES, Drift, drift, drift_table, range_states
@@ -22,7 +22,6 @@ from neuronlens.comparison.rankings import PERSISTENCE, rank_biased_overlap
 from neuronlens.comparison.stored import StoredAudit, check_comparable
 from neuronlens.ranges.overlap import jaccard
 from neuronlens.ranges.saliency import top_set
-from neuronlens.report.document import finite
 from neuronlens.sites import Site
 
 SCHEMA_VERSION = 1

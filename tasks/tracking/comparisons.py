@@ -8,8 +8,9 @@ from typing import Any
 
 from neuronlens import artifact
 from neuronlens.comparison import COMPARISON, TRANSFER
+from neuronlens.errors import ArtifactError
 from tasks.audits import Audit
-from tasks.tracking.audits import experiment_of, find
+from tasks.tracking.audits import experiment_of, state_key
 from tasks.tracking.store import Note, Recorded, Store
 
 _MAIN = ("base_accuracy", "base_confidence", "base_log_perplexity", "selectivity", "confidence_selectivity")
@@ -17,11 +18,12 @@ _DROPS = ("target_accuracy_drop", "complement_accuracy_drop", "log_perplexity_ra
 _FILES = (COMPARISON, TRANSFER, "comparison.html")
 
 
-def record_comparison(before: Audit, after: Audit, folder: Path) -> Recorded | None:
+def record_comparison(before: Path, after: Audit, folder: Path) -> Recorded | None:
     """Note the comparison of two audits, unless that has been done; None where no store is configured and the second audit is none of a
     workspace.
 
     Args:
+        before: folder of the first audit.
         folder: that holds comparison.json or transfer.json.
 
     Raises:
@@ -34,13 +36,19 @@ def record_comparison(before: Audit, after: Audit, folder: Path) -> Recorded | N
     known = store.known(key)
     if known is not None:
         return known
-    runs = {which: find(audit) for which, audit in (("before", before), ("after", after))}
-    return store.note(
-        key,
-        "comparison",
-        lambda: experiment_of(after.folder),
-        lambda: _note(folder, {which: found.run for which, found in runs.items() if found is not None}),
-    )
+    runs = {"before": _run_of(before, store), "after": _run_of(after.folder, store)}
+    found = {which: run for which, run in runs.items() if run is not None}
+    return store.note(key, "comparison", lambda: experiment_of(after.folder), lambda: _note(folder, found))
+
+
+def _run_of(audit: Path, store: Store) -> str | None:
+    """The run of the state that an audit is in; None where it has no report, and thus no state that could have been noted."""
+    try:
+        key = state_key(audit)
+    except ArtifactError:
+        return None
+    found = store.known(key) or store.find(key, "comparison")
+    return None if found is None else found.run
 
 
 def _note(folder: Path, runs: Mapping[str, str]) -> Note:
