@@ -24,6 +24,7 @@ from neuronlens.params import load_config
 from tasks.lines import Decision, Line
 from tasks.versioning import Workspace
 from tests import planted as plant
+from tests.hub import REPOSITORY, hub, sha
 
 SCRAMBLED = "drum"
 PLAIN = "import sys; from flows.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -216,6 +217,22 @@ def test_killed_at_any_moment_the_next_run_leaves_none_out_and_does_none_twice(h
     assert [one.checkpoint for one in decisions] == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
     assert [one.before for one in decisions] == [None, decisions[0].audit, decisions[1].audit]
     assert len([*(here / "audits").iterdir()]) == 3 + 1  # and the .gitignore
+
+
+def test_the_revisions_of_a_hub_repository_are_audited_once(here: Path, tmp_path: Path) -> None:
+    newer = _trained(here / "run", 2)
+    look = "import sys; from flows.cli import main; sys.exit(main(sys.argv[1:]) or main(sys.argv[1:]))"
+    words = ["watch", REPOSITORY, "--once", "--no-flow", "--set", "extract.sites=[resid_post.last]"]
+    with hub([here / "run" / "checkpoint-1", newer]) as address:
+        own = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1"}
+        command = [sys.executable, "-c", look, *words]
+        done = subprocess.run(command, env=_environment() | own, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    first, second = Line.of(REPOSITORY, here).decisions()
+    assert [first.checkpoint, second.checkpoint] == [sha(1)[:8], sha(2)[:8]]
+    assert (first.outcome, second.outcome, second.before) == ("audited", "audited", first.audit)
+    assert first.fingerprint != second.fingerprint
+    assert done.stdout.splitlines()[-1] == "nothing new since the last look"
 
 
 def _environment() -> dict[str, str]:
