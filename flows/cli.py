@@ -375,12 +375,14 @@ def lineage(
 @app.command()
 def up(as_json: AsJson = False) -> None:
     """Start the workspace's Prefect and MLflow servers, and print their addresses."""
+    from dataclasses import asdict
+
     from flows import services
     from flows.engine import workspace_here
 
     found = services.up(workspace_here().root, lambda line: typer.echo(line, err=True))
     if as_json:
-        print_json(found)
+        print_json({name: asdict(service) | {"url": service.url} for name, service in found.items()})
         return
     for name, service in found.items():
         typer.echo(f"{name:8s} {service.url}")

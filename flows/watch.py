@@ -15,7 +15,7 @@ from flows.environment import set_environment
 from neuronlens.artifact import hash_value
 from neuronlens.comparison.gates import exit_code
 from neuronlens.config import Config
-from neuronlens.errors import ConfigError, NeuronLensError
+from neuronlens.errors import ConfigError, NeuronLensError, UnreachableError
 from neuronlens.incoming import SETTLED, Incoming, in_folder
 from neuronlens.stages import audit_id, identities
 from tasks.audits import AUDITS, open_existing
@@ -68,7 +68,7 @@ def watch_once(config: Config, line: Line, source: Source, *, use_flow: bool = T
 
     Raises:
         UserError: the source is not there, or another process watches it.
-        StoreError: MLflow cannot be reached; the next look goes on from there.
+        StoreError, UnreachableError: MLflow or a remote is away; the next look goes on from there.
     """
     made = []
     with line.watched():
@@ -123,7 +123,11 @@ def _decide(config: Config, checkpoint: Incoming, line: Line, key: str, *, use_f
         comparison = None if before is None else _compared(line.root / AUDITS / before, folder)
         first = not any(decision.order < checkpoint.order for decision in line.decisions())
         gates = judged(config.gates, folder, comparison, first=first)
-    except (ConfigError, StoreError):  # of every checkpoint alike: told at once, and nothing is decided
+    except (
+        ConfigError,
+        StoreError,
+        UnreachableError,
+    ):  # of every checkpoint alike: told at once, and nothing is decided
         raise
     except NeuronLensError as error:
         return replace(plain, error=str(error))

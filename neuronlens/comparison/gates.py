@@ -121,7 +121,7 @@ def judge_gate(
     matching = {key: number for key, number in known.items() if fnmatch.fnmatchcase(key, rule.name)}
     if not matching:
         raise ConfigError(
-            f"gates.{name}: {rule.name!r} is no number of {'this comparison' if rule.of else 'this audit'}",
+            f"gates.{name}: {rule.name!r} is no number of {'this comparison' if rule.of else 'this audit'}{_asked(gate)}",
             cure=did_you_mean(rule.name, sorted(known)),
         )
     judged = []
@@ -218,6 +218,12 @@ def _worst(judged: Sequence[Judged], rule: Rule) -> Judged:
     order = {"FAIL": 0, "NOT DECIDED": 1, "PASS": 2}
     sign = -1 if rule.op.startswith("<") else 1
     return min(judged, key=lambda part: (order[part.verdict], math.inf if part.value is None else sign * part.value))
+
+
+def _asked(gate: GateParams) -> str:
+    """What a gate asks for beside the name of a number."""
+    given = {"method": gate.method, "site": gate.site}
+    return "".join(f", {name} {value!r}" for name, value in given.items() if value is not None)
 
 
 def _waived(judged: Judged, gate: GateParams, today: date) -> Judged:

@@ -205,4 +205,3 @@ def _without_paths(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_paths(part) for key, part in value.items() if key not in _PATHS}
     return value
-

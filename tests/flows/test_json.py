@@ -94,6 +94,8 @@ def test_each_verb_speaks_json(verb: str, root: Path, audit: str, capfd: pytest.
     if verb in ("status", "plan"):
         assert [made["stage"] for made in rows[0]["stages"]] == [*STAGES]
         assert {*rows[0]["stages"][0]} == OUTCOME
+    if verb == "up":
+        assert {*found["served"]} == {"pid", "started", "port", "url"}
     if verb == "watch":
         assert [(row["checkpoint"], row["outcome"]) for row in rows] == [("checkpoint-2", "same")]
 

@@ -21,6 +21,7 @@ from flows.cli import main
 from neuronlens.artifact import read_json
 from neuronlens.errors import ConfigError, UserError
 from neuronlens.params import load_config
+from neuronlens.stages import STAGES
 from tasks.lines import Decision, Line
 from tasks.versioning import Workspace
 from tests import planted as plant
@@ -188,6 +189,25 @@ def test_other_parameters_are_another_audit(here: Path) -> None:
     (second,) = _look(here)
     assert second.outcome == "audited"
     assert _look(here) == []
+
+
+def test_a_remote_that_is_away_ends_a_look_and_the_next_one_goes_on(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["watch", "run", "--once", "--no-flow", "--set", "extract.sites=[resid_post.last]"]
+    for remote, told in (
+        ("https://127.0.0.1:1/store", "files failed to upload"),
+        (str(here / "data.csv" / "store"), "cannot be reached"),
+    ):
+        assert main([*words, "--set", "remote.push=true", "--set", f"remote.url={remote}"]) == 2
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith(f"neuronlens: remote {remote}: ")
+        assert told in last
+    line = Line.of("run", here)
+    assert line.decisions() == []
+    assert main(words) == 0
+    assert [one.outcome for one in line.decisions()] == ["audited"]
+    assert capsys.readouterr().out.count(" current: ") == len(STAGES)
 
 
 def test_a_checkpoint_that_is_being_written_is_left_alone(here: Path) -> None:
