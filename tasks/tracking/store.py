@@ -26,12 +26,13 @@ KEY = "neuronlens.key"
 LONGEST = 6000  # characters of a parameter
 _SQLITE, _DATABASE, _FILES = "sqlite:///", "mlflow.db", "mlruns"
 _AT_ONCE = 100  # parameters in a batch
-# MLflow asks a server that is away for minutes, with nothing told in the meantime, and draws bars over what is printed
+# MLflow asks a server that is away for minutes, with nothing told in the meantime, and writes addresses and bars amid what is printed
 _DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 _NOTED = "The {what} is complete and kept; run the same command again to note it."
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -211,7 +212,9 @@ def test_comparisons_are_noted_once_beside_the_audits_that_they_are_of(
     words = ["compare", f"audits/{first}", f"audits/{second}", "--json"]
     assert main(words) == 0
     assert len(watched.runs("comparison")) == 2
+    capsys.readouterr()
     assert main([*words, "--transfer"]) == 0
+    assert json.loads(capsys.readouterr().out)["audits"], "what MLflow has to say is not printed amid it"
     (*_, moved) = watched.runs("comparison")
     assert moved.info.run_name == f"{first} -> {second} (transfer)"
     assert main([*words, "--transfer"]) == 0
