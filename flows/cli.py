@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.printing import AsJson, print_json, tell
 from neuronlens.errors import ArtifactError, ConfigError, NeuronLensError, UserError, did_you_mean
 from tasks.environment import set_environment
 
@@ -123,6 +124,7 @@ def plan(
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where the audit would go; audits/ID unless told otherwise.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Tell, without doing it, what an audit would compute and why, which way its work takes, and what that is expected to cost."""
     from flows.console import show_decisions, show_plan
@@ -132,23 +134,34 @@ def plan(
     config = _config(params, overrides, _flags(checkpoint, dataset, text, label, split))
     folder = out or default_folder(config)
     decided = foresee(config, folder)
-    show_decisions(folder, decided)
+    if not as_json:
+        show_decisions(folder, decided)
     computed = [made.stage for made in decided if made.outcome == "computed"]
+    cost = None
     if {"extract", "fit", "evaluate"} & {*computed}:
         from neuronlens.plan import plan as planned
 
-        show_plan(planned(config), computed)
+        cost = planned(config)
+    if as_json:
+        print_json({"folder": folder, "stages": decided, "cost": cost})
+    elif cost is not None:
+        show_plan(cost, computed)
 
 
 @app.command()
 def status(
     audit: Audits = None,
+    as_json: AsJson = False,
 ) -> None:
     """Tell which audits there are, and whether what lies in them is what their parameters ask for."""
     from flows.console import show_status
     from flows.engine import state_of_audits
 
-    show_status(state_of_audits(audit))
+    found = state_of_audits(audit)
+    if as_json:
+        print_json([{"audit": folder.name, "folder": folder, "stages": stages} for folder, stages in found.items()])
+    else:
+        show_status(found)
 
 
 @app.command()
@@ -163,12 +176,11 @@ def compare(
         Path | None,
         typer.Option(metavar="FOLDER", help="Where it goes; comparisons/BEFORE--AFTER unless told otherwise."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print comparison.json and nothing else on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Tell what changed between two audits of the same rows, paired row by row."""
-    import json
-
     from flows.console import show_changes
+    from flows.engine import finish_comparison
     from tasks.audits import open_existing
     from tasks.comparing import compared, transferred
 
@@ -178,11 +190,10 @@ def compare(
         if transfer
         else compared(before, after, out, seed=audit.config.seed)
     )
-    if as_json:
-        typer.echo(json.dumps(found, indent=2, sort_keys=True, ensure_ascii=False))
-    else:
-        show_changes(found)
+    tell(found, show_changes, as_json=as_json)
+    if not as_json:
         typer.echo(f"\n{folder}")
+    finish_comparison(before, audit, folder)
 
 
 @app.command()
@@ -192,12 +203,9 @@ def gate(
         Path | None, typer.Option(metavar="AUDIT", help="The audit before it, for gates on changes.")
     ] = None,
     params: Params = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the verdicts as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> int:
     """Judge an audit by the gates of params.yaml. Exit code 0: all passed, 1: one failed, 4: one is not decided."""
-    import json
-    from dataclasses import asdict
-
     from flows.console import show_gates
     from neuronlens.comparison.gates import exit_code
     from tasks.audits import open_existing
@@ -206,12 +214,9 @@ def gate(
     config = (
         open_existing(audit).config if params is None and not Path("params.yaml").is_file() else _config(params, None)
     )
-    comparison = None if since is None else compared(since, audit, seed=config.seed)[1]
+    comparison = None if since is None else compared(since, audit, seed=config.seed)[0]
     verdicts = judged(config.gates, audit, comparison)
-    if as_json:
-        typer.echo(json.dumps([asdict(verdict) for verdict in verdicts], indent=2, ensure_ascii=False))
-    else:
-        show_gates(verdicts)
+    tell(verdicts, show_gates, as_json=as_json)
     return exit_code(verdicts)
 
 
@@ -238,6 +243,7 @@ def watch(
         typer.Option(metavar="SECONDS", help="Without a change for so long, a folder that is not whole is broken."),
     ] = 60.0,
     no_flow: Annotated[bool, typer.Option("--no-flow", help="Run without Prefect's engine.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --once: print the decisions as JSON.")] = False,
 ) -> int:
     """Audit every checkpoint of a line once it is whole, compare it with the one before it, and judge it by the gates."""
     from flows import console
@@ -245,32 +251,33 @@ def watch(
 
     config = _config(params, overrides, _flags(None, dataset, None, None, None))
     next_look = watching.times(every, cron)
-    console.show_stages(sys.stdout)
+    if as_json and not once:
+        raise ConfigError("tells of one look", where="--json", cure="Add --once, or read lines/NAME/record.jsonl.")
+    console.show_stages(sys.stderr if as_json else sys.stdout)
     line, found = watching.line_here(source), watching.source_of(source, settled)
     with watching.engine(use_flow=not no_flow):
         if once:
-            return watching.worst(watching.watch_once(config, line, found, use_flow=not no_flow))
+            decided = watching.watch_once(config, line, found, use_flow=not no_flow)
+            if as_json:
+                print_json(decided)
+            elif not decided:
+                typer.echo("nothing new since the last look")
+            return watching.worst(decided)
         watching.watch(config, line, found, next_look, use_flow=not no_flow)
     return 0
 
 
 @app.command("list")
 def list_audits(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List all audits of the workspace, with their main numbers and the verdicts of their gates."""
-    import json
-
     from flows.console import show_list
     from flows.engine import audits_of, workspace_here
     from tasks.catalogue import listed
 
     workspace = workspace_here()
-    rows = listed(workspace.root, audits_of(workspace))
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
-    else:
-        show_list(rows)
+    tell(listed(workspace.root, audits_of(workspace)), show_list, as_json=as_json)
 
 
 @app.command()
@@ -296,11 +303,9 @@ def show(
 @app.command()
 def trend(
     line: Annotated[str, typer.Argument(metavar="LINE", help="What was watched, or its name below lines/.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the main numbers of a line's checkpoints, one after another."""
-    import json
-
     from flows.console import show_trend
     from flows.engine import audits_of, workspace_here
     from tasks.catalogue import lines_of
@@ -316,38 +321,45 @@ def trend(
             where=line,
             cure=did_you_mean(name, known) if known else "Watch one: neuronlens watch SOURCE.",
         )
-    rows = found_trend(workspace.root, audits_of(workspace), name)
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
-    else:
-        show_trend(rows)
+    tell(found_trend(workspace.root, audits_of(workspace), name), show_trend, as_json=as_json)
 
 
 @app.command()
 def push(
     audit: Audits = None,
     remote: Remote = None,
+    as_json: AsJson = False,
 ) -> None:
     """Send audits, and everything that was ever computed for them, to a DVC remote."""
     from flows.engine import exchange
 
-    typer.echo(f"{exchange('push', audit, remote)} files sent")
+    tell(
+        {"files": exchange("push", audit, remote)},
+        lambda sent: typer.echo(f"{sent['files']} files sent"),
+        as_json=as_json,
+    )
 
 
 @app.command()
 def pull(
     audit: Audits = None,
     remote: Remote = None,
+    as_json: AsJson = False,
 ) -> None:
     """Get audits, and everything that team-mates have computed, from a DVC remote."""
     from flows.engine import exchange
 
-    typer.echo(f"{exchange('pull', audit, remote)} files came")
+    tell(
+        {"files": exchange("pull", audit, remote)},
+        lambda got: typer.echo(f"{got['files']} files came"),
+        as_json=as_json,
+    )
 
 
 @app.command()
 def lineage(
     audit: Annotated[Path, typer.Argument(metavar="AUDIT", help="Its folder.")],
+    as_json: AsJson = False,
 ) -> None:
     """Print the chain from an audit's report to the weights and rows behind it; every hash is computed again."""
     from flows.console import show_lineage
@@ -355,40 +367,51 @@ def lineage(
     from tasks.lineage import lineage as chain
 
     links = chain(open_existing(audit))
-    show_lineage(links)
+    tell(links, show_lineage, as_json=as_json)
     if any(link.holds is False for link in links):
         raise ArtifactError(f"{audit}: the chain is broken where it says so; run the audit again to mend it")
 
 
 @app.command()
-def up() -> None:
+def up(as_json: AsJson = False) -> None:
     """Start the workspace's Prefect and MLflow servers, and print their addresses."""
+    from dataclasses import asdict
+
     from flows import services
     from flows.engine import workspace_here
 
-    for name, service in services.up(workspace_here().root, lambda line: typer.echo(line, err=True)).items():
+    found = services.up(workspace_here().root, lambda line: typer.echo(line, err=True))
+    if as_json:
+        print_json({name: asdict(service) | {"url": service.url} for name, service in found.items()})
+        return
+    for name, service in found.items():
         typer.echo(f"{name:8s} {service.url}")
 
 
 @app.command()
-def down() -> None:
+def down(as_json: AsJson = False) -> None:
     """Stop the workspace's servers."""
     from flows import services
     from flows.engine import workspace_here
 
-    for name in services.down(workspace_here().root):
+    stopped = services.down(workspace_here().root)
+    if as_json:
+        print_json(stopped)
+        return
+    for name in stopped:
         typer.echo(f"{name} stopped")
 
 
 @app.command()
 def example(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where it goes.")] = Path("data/example"),
+    as_json: AsJson = False,
 ) -> None:
     """Make the embedded example: labelled text and two small models."""
     from tasks.audits import make_example
 
     make_example(out, lambda line: typer.echo(line, err=True))
-    typer.echo(out)
+    tell({"folder": out}, lambda made: typer.echo(made["folder"]), as_json=as_json)
 
 
 @app.command()
@@ -397,6 +420,7 @@ def stage(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the audit.")],
     params: Params = None,
     overrides: Overrides = None,
+    as_json: AsJson = False,
 ) -> None:
     """Bring one stage of an audit up to date, as `dvc repro` does."""
     from flows import console
@@ -406,9 +430,11 @@ def stage(
 
     if name not in STAGES:
         raise ConfigError(f"unknown stage {name!r}", cure=did_you_mean(name, STAGES))
-    console.show_stages(sys.stdout)
+    console.show_stages(sys.stderr if as_json else sys.stdout)
     own = params is None and not overrides and (out / AUDIT_FILE).is_file()
-    run_one(name, None if own else _config(params, overrides), out)
+    made = run_one(name, None if own else _config(params, overrides), out)
+    if as_json:
+        print_json(made)
 
 
 @app.command()

@@ -187,7 +187,9 @@ def show_list(rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         shares = [points(row[name]) for name in ("accuracy", "selectivity", "target_drop", "complement_drop")]
         gates = (
-            "" if row["line"] is None else _gates(row["passed"], row["failed"], row["gates_not_decided"], row["waived"])
+            ""
+            if row["line"] is None
+            else _gates(row["passed"], row["failed"], row["gates_not_decided"], row["waived"], row["not_applicable"])
         )
         table.add_row(
             visible(row["audit"]), row["model_type"], visible(row["dataset"]), *shares, row["line"] or "", gates
@@ -205,14 +207,21 @@ def show_trend(rows: Sequence[Mapping[str, Any]]) -> None:
             table.add_row(visible(row["checkpoint"]), *[""] * 5, "not audited", visible(row["error"]))
             continue
         shares = [points(row[name]) for name in ("selectivity", "target_drop", "complement_drop")]
-        gates = _gates(row["passed"], row["failed"], row["not_decided"], row["waived"])
+        gates = _gates(row["passed"], row["failed"], row["not_decided"], row["waived"], row["not_applicable"])
         level = [points(row["accuracy"]), significant(row["perplexity"])]
-        table.add_row(visible(row["checkpoint"]), *level, *shares, gates, row["audit"])
+        told = f"{row['audit']} (the same bytes)" if row["outcome"] == "same" else row["audit"]
+        table.add_row(visible(row["checkpoint"]), *level, *shares, gates, told)
     _console(table).print(table)
 
 
-def _gates(passed: int, failed: int, undecided: int, waived: int) -> str:
-    counts = {"passed": passed, "FAILED": failed, "not decided": undecided, "waived": waived}
+def _gates(passed: int, failed: int, undecided: int, waived: int, inapplicable: int) -> str:
+    counts = {
+        "passed": passed,
+        "FAILED": failed,
+        "not decided": undecided,
+        "waived": waived,
+        "not applicable": inapplicable,
+    }
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
 

@@ -162,3 +162,20 @@ def finish(audit: Audit, outcomes: Sequence[Outcome], flow_run: str | None = Non
         log.info("%-8s  run %s", "mlflow", noted.run)
     if audit.config.remote.push and audit.workspace is not None and audit.pipeline is not None:
         log.info("%-8s  %d files sent", "remote", audit.workspace.push([audit.pipeline.file]))
+
+
+def finish_comparison(before: Path, after: Audit, folder: Path) -> None:
+    """Note a comparison in MLflow.
+
+    Args:
+        before: folder of the first audit.
+        folder: of the comparison.
+
+    Raises:
+        StoreError: a store cannot be used; the comparison is complete and kept.
+    """
+    from tasks.tracking import record_comparison
+
+    noted = record_comparison(before, after, folder)
+    if noted is not None and noted.new:
+        log.info("%-8s  run %s", "mlflow", noted.run)

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 
-from flows.engine import log, run_audit
+from flows.engine import finish_comparison, log, run_audit
 from neuronlens.artifact import hash_value
 from neuronlens.comparison.gates import exit_code
 from neuronlens.config import SHARED, Config
-from neuronlens.errors import ConfigError, NeuronLensError
+from neuronlens.errors import ConfigError, NeuronLensError, UnreachableError
 from neuronlens.incoming import SETTLED, Incoming, in_folder
 from neuronlens.stages import audit_id, identities
-from tasks.audits import AUDITS
+from tasks.audits import AUDITS, open_existing
 from tasks.comparing import compared, judged
 from tasks.environment import set_environment
 from tasks.lines import Decision, Line
+from tasks.tracking import StoreError, registered
 from tasks.versioning import Workspace
 
-Source = Callable[[], Sequence[Incoming]]
+Source = Callable[[], Iterable[Incoming]]
 _OUTSIDE = ("dataset", "auxiliary", "questions")
 
 
@@ -34,9 +35,7 @@ def source_of(name: str, settled: float = SETTLED) -> Source:
         name: a folder of `checkpoint-STEP`, `models:/NAME` of MLflow's registry, or a hub id.
     """
     if name.startswith("models:/"):
-        from tasks.tracking import registered
-
-        return lambda: registered(name.removeprefix("models:/"))
+        return lambda: registered(name.removeprefix("models:/"), line_here(name).root)
     if Path(name).expanduser().is_dir() or "/" not in name or name.startswith((".", "/", "~")):
         return lambda: in_folder(Path(name).expanduser(), settled)
     from neuronlens.incoming import on_hub
@@ -69,6 +68,7 @@ def watch_once(config: Config, line: Line, source: Source, *, use_flow: bool = T
 
     Raises:
         UserError: the source is not there, or another process watches it.
+        StoreError, UnreachableError: MLflow or a remote is away; the next look goes on from there.
     """
     made = []
     with line.watched():
@@ -79,7 +79,7 @@ def watch_once(config: Config, line: Line, source: Source, *, use_flow: bool = T
                 continue
             own = _of(config, checkpoint)
             key = hash_value([told, _identity(own, checkpoint)])
-            if key in known:
+            if (checkpoint.name, key) in known:
                 continue
             decision = _decide(own, checkpoint, line, key, use_flow=use_flow)
             line.add(decision)
@@ -115,20 +115,26 @@ def _decide(config: Config, checkpoint: Incoming, line: Line, key: str, *, use_f
     if checkpoint.problem is not None:
         return replace(plain, error=checkpoint.problem)
     try:
-        name = audit_id(config)
+        earlier = _same(line, key)
+        name = earlier or audit_id(config)
         folder = line.root / AUDITS / name
         run_audit(config, folder, use_flow=use_flow, create=True)
-        before = _before(line, checkpoint, folder)
-        comparison = None if before is None else compared(line.root / AUDITS / before, folder, seed=config.seed)[1]
-        gates = judged(config.gates, folder, comparison)
-    except ConfigError:  # of every checkpoint alike: told at once, and nothing is decided
+        before = _before(line, checkpoint)
+        comparison = None if before is None else _compared(line.root / AUDITS / before, folder)
+        first = not any(decision.order < checkpoint.order for decision in line.decisions())
+        gates = judged(config.gates, folder, comparison, first=first)
+    except (
+        ConfigError,
+        StoreError,
+        UnreachableError,
+    ):  # of every checkpoint alike: told at once, and nothing is decided
         raise
     except NeuronLensError as error:
         return replace(plain, error=str(error))
     fingerprint = identities(config, ["checkpoint"])["checkpoint"]
     return replace(
         plain,
-        outcome="audited",
+        outcome="audited" if earlier is None else "same",
         audit=name,
         fingerprint=fingerprint,
         before=before,
@@ -136,17 +142,31 @@ def _decide(config: Config, checkpoint: Incoming, line: Line, key: str, *, use_f
     )
 
 
-def _before(line: Line, checkpoint: Incoming, folder: Path) -> str | None:
+def _same(line: Line, key: str) -> str | None:
+    """Name of the audit of the same bytes, told the same; None where the line holds none."""
+    found = (decision.audit for decision in line.decisions() if decision.key == key and decision.audit is not None)
+    return next((name for name in found if (line.root / AUDITS / name).is_dir()), None)
+
+
+def _compared(before: Path, folder: Path) -> Path:
+    """Folder of the comparison with the audit before, which MLflow knows from now on."""
+    audit = open_existing(folder)
+    made, _ = compared(before, folder, seed=audit.config.seed)
+    if before != folder:
+        finish_comparison(before, audit, made)
+    return made
+
+
+def _before(line: Line, checkpoint: Incoming) -> str | None:
     """Name of the audit of the nearest checkpoint before this one that has one."""
     earlier = [
         decision
         for decision in line.decisions()
         if decision.audit is not None
         and decision.order < checkpoint.order
-        and decision.audit != folder.name
         and (line.root / AUDITS / decision.audit).is_dir()
     ]
-    return max(earlier, key=lambda decision: decision.order).audit if earlier else None
+    return max(reversed(earlier), key=lambda decision: decision.order).audit if earlier else None  # its last word
 
 
 def _of(config: Config, checkpoint: Incoming) -> Config:
@@ -174,9 +194,8 @@ def _identity(config: Config, checkpoint: Incoming) -> str:
             return identities(config, ["checkpoint"])["checkpoint"]
         except NeuronLensError as error:
             return hash_value([checkpoint.name, str(error)])
-    stats = sorted(
-        (path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in Path(checkpoint.path).iterdir()
-    )
+    folder = Path(checkpoint.path)  # or what a registry names and cannot give
+    stats = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.glob("*"))
     return hash_value([checkpoint.name, checkpoint.problem, stats])
 
 
@@ -185,12 +204,13 @@ def _in_words(decision: Decision) -> str:
         return f"{decision.checkpoint}: not audited: {decision.error}"
     since = f", against {decision.before}" if decision.before else ""
     failed = [
-        f"{gate['gate']} {gate['verdict']}"
+        f"{gate['gate']} {gate['verdict']}" + (f" ({gate['number']})" if gate["number"] else "")
         for gate in decision.gates
         if gate["verdict"] != "PASS" and gate["waived"] is None
     ]
     told = "; ".join(failed) or (f"{len(decision.gates)} gates passed" if decision.gates else "no gates")
-    return f"{decision.checkpoint}: audited as {decision.audit}{since}: {told}"
+    how = "the same bytes as" if decision.outcome == "same" else "audited as"
+    return f"{decision.checkpoint}: {how} {decision.audit}{since}: {told}"
 
 
 def worst(decisions: Sequence[Decision]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -66,10 +67,23 @@ def _version(library: str) -> str:
     return metadata.version(library)
 
 
-def write_json(path: Path, value: Any) -> None:
+def finite(value: Any) -> Any:
+    """A value as strict JSON: what is not finite is None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(part) for key, part in value.items()}
+    return [finite(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+def indented_json(value: Any) -> str:
     """Indented JSON with sorted keys and a final newline; refuses NaN."""
-    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`indented_json` in a file."""
+    path.write_text(indented_json(value), encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from neuronlens.artifact import hash_files, read_json, slug
 from neuronlens.config import CheckpointParams
 from neuronlens.errors import ArtifactError, CheckpointError
+from neuronlens.hub import hub_errors
 from neuronlens.sites import FAMILIES, Family, family_of
 
 if TYPE_CHECKING:
@@ -237,11 +238,10 @@ def _locate(path: str, revision: str | None) -> tuple[Path, str]:
 def _download(hub_id: str, revision: str | None) -> Path:
     """The snapshot folder of a hub repository; only config, safetensors and tokenizer files are fetched."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(_PATTERNS)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except hub_errors() as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"is no folder here and cannot be had from the hub ({reason})",

@@ -40,6 +40,10 @@ class CheckpointError(UserError):
     """The checkpoint cannot be read, is unsafe to load, or does not fit the dataset."""
 
 
+class UnreachableError(UserError):
+    """Something outside of this machine does not answer. What was computed is kept."""
+
+
 class SiteError(UserError):
     """A site names no module of this model."""
 

@@ -16,11 +16,15 @@ from pathlib import Path
 from typing import Literal
 
 from neuronlens.errors import UserError
+from neuronlens.hub import hub_errors
 
 SETTLED = 60.0
 """Seconds without a change after which a folder counts as written."""
 
+State = Literal["whole", "being written", "broken"]
+
 _NUMBERED = re.compile(r"checkpoint-(\d+)")
+_PATIENCE = 20.0  # seconds for the hub to answer
 _HEADER = 8  # bytes of a safetensors file that say how long its header is
 _LONGEST_HEADER = 100_000_000  # the format's own limit
 
@@ -42,7 +46,7 @@ class Incoming:
     order: int
     path: str
     revision: str | None = None
-    state: Literal["whole", "being written", "broken"] = "whole"
+    state: State = "whole"
     problem: str | None = None
 
 
@@ -78,7 +82,7 @@ def _look(path: Path, order: int, settled: float, now: float) -> Incoming:
         problem, latest = str(error), now
     if problem is None and now - latest >= min(settled, 2.0):
         return Incoming(path.name, order, str(path))
-    state: Literal["being written", "broken"] = "being written" if now - latest < settled else "broken"
+    state: State = "being written" if now - latest < settled else "broken"
     return Incoming(path.name, order, str(path), None, state, problem or "it has just been written to")
 
 
@@ -130,12 +134,12 @@ def on_hub(repository: str) -> list[Incoming]:
         UserError: there is no such repository, or the hub cannot be reached.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-    from requests import RequestException
 
+    api = HfApi()
     try:
-        commits = HfApi().list_repo_commits(repository)
-    except (HfHubHTTPError, HFValidationError, RequestException, OSError) as error:
+        api.model_info(repository, timeout=_PATIENCE)  # which is asked once; lists are asked for again and again
+        commits = api.list_repo_commits(repository)
+    except hub_errors() as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"is no folder here and cannot be had from the hub ({reason})",

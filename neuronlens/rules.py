@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Verdict = Literal["PASS", "FAIL", "NOT DECIDED"]
+Verdict = Literal["PASS", "FAIL", "NOT DECIDED", "NOT APPLICABLE"]
+"""The last of a change where there is nothing that it could be a change of."""
 
 _COMPARED: Mapping[str, Callable[[float, float], bool]] = {
     "<=": operator.le,

@@ -35,7 +35,7 @@ _DECISIONS = pa.schema(
         *((name, pa.string()) for name in ("line", "checkpoint")),
         ("order", pa.int64()),
         *((name, pa.string()) for name in ("outcome", "audit", "before", "fingerprint", "error", "at")),
-        *((name, pa.int32()) for name in ("passed", "failed", "not_decided", "waived")),
+        *((name, pa.int32()) for name in ("passed", "failed", "not_decided", "waived", "not_applicable")),
     ]
 )
 
@@ -62,9 +62,9 @@ def listed(root: Path, folders: Sequence[Path]) -> list[dict[str, Any]]:
         catalogue(root, folders),
         """
         select audits.* exclude (not_decided), audits.not_decided as claims_not_decided, last.line, last."order", last.passed, last.failed,
-               last.not_decided as gates_not_decided, last.waived
+               last.not_decided as gates_not_decided, last.waived, last.not_applicable
         from audits left join (
-            select * from decisions where audit is not null qualify row_number() over (partition by audit order by "at" desc) = 1
+            select * from decisions where outcome = 'audited' qualify row_number() over (partition by audit order by "at" desc) = 1
         ) last using (audit)
         order by coalesce(last.line, ''), coalesce(last."order", 0), audit
         """,
@@ -151,6 +151,7 @@ def _decisions(line: Line) -> list[dict[str, Any]]:
                 "failed": counted.count("FAIL"),
                 "not_decided": counted.count("NOT DECIDED"),
                 "waived": len(decision.gates) - len(counted),
+                "not_applicable": counted.count("NOT APPLICABLE"),
             }
         )
     return found

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from neuronlens import artifact, methods
-from neuronlens.comparison.document import COMPARISON, compare
+from neuronlens.comparison import CHANGES, COMPARISON
+from neuronlens.comparison.document import compare
 from neuronlens.comparison.gates import Judged, judge_gates
 from neuronlens.comparison.stored import StoredAudit
 from neuronlens.comparison.transfer import transfer
@@ -65,10 +66,19 @@ def _is_of(folder: Path, inputs: Mapping[str, str], params: Mapping[str, Any]) -
     ) and artifact.is_intact(folder)
 
 
-def judged(gates: Mapping[str, GateParams], audit: Path, comparison: Mapping[str, Any] | None) -> list[Judged]:
+def judged(
+    gates: Mapping[str, GateParams], audit: Path, comparison: Path | None, *, first: bool = False
+) -> list[Judged]:
     """Gates on the audit in a folder.
+
+    Args:
+        comparison: folder of the comparison with the audit before it.
+        first: nothing came before it.
 
     Raises:
         ConfigError: a gate names no known number.
     """
-    return judge_gates(gates, artifact.read_json(audit / "report" / "audit.json"), comparison)
+    document = None if comparison is None else artifact.read_json(comparison / COMPARISON)
+    if document and comparison and any(gate.method for gate in gates.values()):  # others' changes stand in the table
+        document |= {"changes": artifact.read_table(comparison / CHANGES).to_pylist()}
+    return judge_gates(gates, artifact.read_json(audit / "report" / "audit.json"), document, first=first)

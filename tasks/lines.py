@@ -32,7 +32,7 @@ class Decision:
         checkpoint: its name within the line.
         order: its place there.
         key: of its bytes, or of the state of its files where they cannot be audited, and of what the audit was told.
-        outcome: `audited` or `error`.
+        outcome: `audited`, `same` where the line holds an audit of the same bytes already, or `error`.
         audit: name of the audit's folder, None without one.
         fingerprint: of the checkpoint, None where it has none.
         before: name of the audit that it was compared with, None for the first.
@@ -44,7 +44,7 @@ class Decision:
     checkpoint: str
     order: int
     key: str
-    outcome: Literal["audited", "error"]
+    outcome: Literal["audited", "same", "error"]
     audit: str | None = None
     fingerprint: str | None = None
     before: str | None = None
@@ -100,9 +100,9 @@ class Line:
                     cure="Take the line out; what it tells is decided anew.",
                 ) from None
 
-    def known(self) -> Mapping[str, Decision]:
-        """Key -> the last decision on it."""
-        return {decision.key: decision for decision in self._read()}
+    def known(self) -> Mapping[tuple[str, str], Decision]:
+        """Checkpoint and key -> the last decision on them."""
+        return {(decision.checkpoint, decision.key): decision for decision in self._read()}
 
     def add(self, decision: Decision) -> None:
         """Write a decision: whole, or not at all."""

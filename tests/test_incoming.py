@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuronlens.errors import UserError
-from neuronlens.incoming import in_folder, truncated, what_lacks
+from neuronlens.incoming import in_folder, on_hub, truncated, what_lacks
 from tests.conftest import Checkpoints
+from tests.hub import REPOSITORY, hub, sha
 
 
 @pytest.fixture
@@ -112,3 +114,36 @@ def test_no_header_breaks_it(tmp_path_factory: pytest.TempPathFactory, content: 
     file = tmp_path_factory.getbasetemp() / "any.safetensors"
     file.write_bytes(content)
     assert truncated(file) is None or isinstance(truncated(file), str)
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Where the hub's client looks."""
+    from huggingface_hub import constants
+
+    return lambda address: monkeypatch.setattr(constants, "ENDPOINT", address)
+
+
+def test_revisions_of_a_hub_repository_come_in_their_order(endpoint: Callable[[str], None], tmp_path: Path) -> None:
+    with hub([tmp_path] * 3) as address:
+        endpoint(address)
+        found = on_hub(REPOSITORY)
+    assert [(one.order, one.name, one.path, one.revision) for one in found] == [
+        (number - 1, sha(number)[:8], REPOSITORY, sha(number)) for number in (1, 2, 3)
+    ]
+
+
+@pytest.mark.parametrize("how", ["no such repository", "no answer", "offline", "no name"])
+def test_what_the_hub_does_not_give_is_one_line(
+    how: str, endpoint: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    name = {"no such repository": "owner/other", "no name": "owner/na me"}.get(how, REPOSITORY)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", how == "offline")
+    with hub([tmp_path]) as address:
+        endpoint("http://127.0.0.1:1" if how == "no answer" else address)
+        with pytest.raises(
+            UserError, match=rf"^{name}: is no folder here and cannot be had from the hub \(.+\)\. Check"
+        ):
+            on_hub(name)

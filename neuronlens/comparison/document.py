@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from neuronlens import methods
-from neuronlens.artifact import fresh_folder, hash_value, write_json, write_manifest, write_table
+from neuronlens.artifact import finite, fresh_folder, hash_value, write_json, write_manifest, write_table
+from neuronlens.comparison import CHANGES, COMPARISON
 from neuronlens.comparison.changes import Change, base_changes, corrected, edit_changes, text_changes
 from neuronlens.comparison.drift import STATES, Drift, drift, drift_table, range_states
 from neuronlens.comparison.page import html
@@ -21,11 +22,9 @@ from neuronlens.comparison.rankings import PERSISTENCE, rank_biased_overlap
 from neuronlens.comparison.stored import StoredAudit, check_comparable
 from neuronlens.ranges.overlap import jaccard
 from neuronlens.ranges.saliency import top_set
-from neuronlens.report.document import finite
 from neuronlens.sites import Site
 
 SCHEMA_VERSION = 1
-COMPARISON = "comparison.json"
 _FARTHEST = 20  # neurons listed per site
 
 Rows = list[dict[str, Any]]
@@ -74,7 +73,7 @@ def compare(a: Path, b: Path, out: Path, seed: int = 0) -> dict[str, Any]:
     with fresh_folder(out) as folder:
         write_json(folder / COMPARISON, document)
         (folder / "comparison.html").write_text(html(document), encoding="utf-8")
-        write_table(folder / "changes.parquet", pa.Table.from_pylist([asdict(change) for change in changes]))
+        write_table(folder / CHANGES, pa.Table.from_pylist([asdict(change) for change in changes]))
         if drifts:
             write_table(folder / "drift.parquet", drift_table(drifts))
         if states:

@@ -56,7 +56,7 @@ class Judged:
         rule: in words.
         number: name of the number that decided: the worst of several.
         value, low, high: of that number; None where it was not measured.
-        verdict: PASS, FAIL or NOT DECIDED.
+        verdict: PASS, FAIL, NOT DECIDED, or NOT APPLICABLE of a change for the first of a line.
         waived: why a FAIL does not count, None where it does.
         note: why nothing was decided, where that is not the interval.
     """
@@ -77,6 +77,7 @@ def judge_gates(
     audit: Mapping[str, Any],
     comparison: Mapping[str, Any] | None = None,
     *,
+    first: bool = False,
     today: date | None = None,
 ) -> list[Judged]:
     """Judge gates on an audit.
@@ -84,32 +85,43 @@ def judge_gates(
     Args:
         gates: name -> rule and waiver.
         audit: audit.json.
-        comparison: comparison.json with the audit before it; None where there is none, and no gate on a change is decided.
+        comparison: comparison.json with the audit before it; None where there is none, and no gate on a change is decided. Its `changes`
+            may be replaced by the rows of changes.parquet, for gates on other methods than those that were chosen.
+        first: nothing came before it, and gates on changes do not apply.
         today: that waivers are held against; the day itself unless told otherwise.
 
     Raises:
         ConfigError: a gate names no known number.
     """
-    return [judge_gate(name, gate, audit, comparison, today or date.today()) for name, gate in gates.items()]
+    return [
+        judge_gate(name, gate, audit, comparison, first=first, today=today or date.today())
+        for name, gate in gates.items()
+    ]
 
 
 def judge_gate(
-    name: str, gate: GateParams, audit: Mapping[str, Any], comparison: Mapping[str, Any] | None, today: date
+    name: str,
+    gate: GateParams,
+    audit: Mapping[str, Any],
+    comparison: Mapping[str, Any] | None,
+    *,
+    first: bool,
+    today: date,
 ) -> Judged:
     """Judge one."""
     rule = Rule.parse(gate.rule)
     if rule.of is not None or rule.name.split(".")[0] in _COMPARED:
         if comparison is None:
-            return Judged(
-                name, gate.rule, None, None, None, None, "NOT DECIDED", note="there is no audit before this one"
-            )
+            verdict: Verdict = "NOT APPLICABLE" if first else "NOT DECIDED"
+            note = "there is no audit before this one" if first else "no audit before this one is named"
+            return Judged(name, gate.rule, None, None, None, None, verdict, note=note)
         known = comparison_numbers(comparison, rule.of, gate)
     else:
         known = audit_numbers(audit, gate)
     matching = {key: number for key, number in known.items() if fnmatch.fnmatchcase(key, rule.name)}
     if not matching:
         raise ConfigError(
-            f"gates.{name}: {rule.name!r} is no number of {'this comparison' if rule.of else 'this audit'}",
+            f"gates.{name}: {rule.name!r} is no number of {'this comparison' if rule.of else 'this audit'}{_asked(gate)}",
             cure=did_you_mean(rule.name, sorted(known)),
         )
     judged = []
@@ -123,7 +135,7 @@ def judge_gate(
 
 
 def exit_code(judged: Sequence[Judged]) -> int:
-    """0 where all passed or were waived, 1 where one failed, 4 where one was not decided."""
+    """0 where all passed, were waived or do not apply, 1 where one failed, 4 where one was not decided."""
     verdicts = {part.verdict for part in judged if part.waived is None}
     return 1 if "FAIL" in verdicts else 4 if "NOT DECIDED" in verdicts else 0
 
@@ -168,6 +180,8 @@ def comparison_numbers(
     found: dict[str, Number | None] = {}
     if of is None:
         for row in comparison["drift"]:
+            if gate and gate.site not in (None, row["site"]):
+                continue
             spread = Number(
                 row["max_wasserstein"],
                 max(0.0, row["max_wasserstein"] - row["stray"]),
@@ -181,9 +195,9 @@ def comparison_numbers(
     site, method = (gate and gate.site) or comparison["sites"][-1], (gate and gate.method) or "tuned"
     for row in comparison["changes"]:
         if (row["site"], row["method"]) in ((None, None), (site, method)):
-            number = Number(row["value"], row["low"], row["high"])
-            if comparison["identical"]:
-                number = Number(0.0, 0.0, 0.0)
+            number = (
+                Number(0.0, 0.0, 0.0) if comparison["identical"] else _bounded(row["value"], row["low"], row["high"])
+            )
             name = row["quantity"] if row["concept"] is None else f"{row['quantity']}.{row['concept']}"
             found[name] = number.turned() if of == "drop" else number
     return found
@@ -191,8 +205,11 @@ def comparison_numbers(
 
 def _number(row: Mapping[str, Any], name: str) -> Number | None:
     value, low, high = (row.get(key) for key in (name, f"{name}_low", f"{name}_high"))
-    if value is None:
-        return None
+    return None if value is None else _bounded(value, low, high)
+
+
+def _bounded(value: float, low: float | None, high: float | None) -> Number:
+    """Of limits that JSON has none for where they are infinite."""
     return Number(value, -math.inf if low is None else low, math.inf if high is None else high)
 
 
@@ -201,6 +218,12 @@ def _worst(judged: Sequence[Judged], rule: Rule) -> Judged:
     order = {"FAIL": 0, "NOT DECIDED": 1, "PASS": 2}
     sign = -1 if rule.op.startswith("<") else 1
     return min(judged, key=lambda part: (order[part.verdict], math.inf if part.value is None else sign * part.value))
+
+
+def _asked(gate: GateParams) -> str:
+    """What a gate asks for beside the name of a number."""
+    given = {"method": gate.method, "site": gate.site}
+    return "".join(f", {name} {value!r}" for name, value in given.items() if value is not None)
 
 
 def _waived(judged: Judged, gate: GateParams, today: date) -> Judged:

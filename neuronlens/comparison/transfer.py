@@ -11,16 +11,14 @@ from typing import Any
 import pyarrow as pa
 
 from neuronlens import methods
-from neuronlens.artifact import fresh_folder, write_json, write_manifest, write_table
+from neuronlens.artifact import finite, fresh_folder, write_json, write_manifest, write_table
+from neuronlens.comparison import CHANGES, TRANSFER
 from neuronlens.comparison.changes import corrected, edit_changes, text_changes
 from neuronlens.comparison.document import told
 from neuronlens.comparison.stored import StoredAudit, check_comparable
 from neuronlens.config import Config
 from neuronlens.errors import UserError
 from neuronlens.evaluation.sweep import evaluate
-from neuronlens.report.document import finite
-
-TRANSFER = "transfer.json"
 
 
 def transfer(a: Path, b: Path, config: Config, out: Path) -> dict[str, Any]:
@@ -82,7 +80,7 @@ def transfer(a: Path, b: Path, config: Config, out: Path) -> dict[str, Any]:
             }
         )
         write_json(folder / TRANSFER, document)
-        write_table(folder / "changes.parquet", pa.Table.from_pylist([asdict(change) for change in changes]))
+        write_table(folder / CHANGES, pa.Table.from_pylist([asdict(change) for change in changes]))
         write_manifest(
             folder,
             stage="transfer",

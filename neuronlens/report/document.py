@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from neuronlens.artifact import content_hash, read_manifest, read_table
+from neuronlens.artifact import content_hash, finite, read_manifest, read_table
 from neuronlens.config import SHARED, Config
 from neuronlens.evaluation.summary import (
     Comparison,
@@ -206,12 +205,3 @@ def _without_paths(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_paths(part) for key, part in value.items() if key not in _PATHS}
     return value
-
-
-def finite(value: Any) -> Any:
-    """A value as strict JSON: what is not finite is None."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: finite(part) for key, part in value.items()}
-    return [finite(part) for part in value] if isinstance(value, (list, tuple)) else value

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neuronlens.errors import UserError, did_you_mean
+from neuronlens.errors import UnreachableError, UserError, did_you_mean
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -24,7 +24,7 @@ def remote_name(repo: Repo) -> str | None:
 @contextmanager
 def reaching(repo: Repo) -> Iterator[None]:
     """What goes wrong on the way to a remote, in a line."""
-    from dvc.exceptions import CheckoutError, DvcException
+    from dvc.exceptions import CheckoutError, DvcException, FileTransferError
 
     name = remote_name(repo)
     if name is None:
@@ -44,10 +44,16 @@ def reaching(repo: Repo) -> Iterator[None]:
             f"remote {known[name].get('url')} lacks {len(error.target_infos)} of the files that dvc.lock names",
             cure="Whoever computed them can send them: neuronlens push.",
         ) from error
+    except FileTransferError as error:
+        raise UnreachableError(
+            first_line(error),
+            where=f"remote {known[name].get('url')}",
+            cure="Check its address, the network and your credentials; what is computed is kept, what went is there.",
+        ) from error
     except DvcException:
         raise
     except Exception as error:  # whatever a file system, a driver or a network may raise
-        raise UserError(
+        raise UnreachableError(
             f"cannot be reached ({first_line(error)})",
             where=f"remote {known[name].get('url')}",
             cure="Check its address, the network and your credentials; what is computed is kept.",

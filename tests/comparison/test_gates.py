@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from neuronlens.artifact import read_json
+from neuronlens.artifact import read_json, read_table
 from neuronlens.comparison.document import compare
 from neuronlens.comparison.gates import Number, audit_numbers, comparison_numbers, exit_code, judge_gates
 from neuronlens.config import Config, GateParams
@@ -109,10 +109,30 @@ def test_without_an_audit_before_it_no_change_is_decided(audits: Audits) -> None
     ).gates
     judged = judge_gates(gates, read_json(audits.first / "report" / "audit.json"), today=TODAY)
     assert [(part.verdict, part.note) for part in judged] == [
-        ("NOT DECIDED", "there is no audit before this one"),
+        ("NOT DECIDED", "no audit before this one is named"),
         ("PASS", None),
     ]
     assert exit_code(judged) == 4
+
+
+def test_a_change_does_not_apply_to_the_first_of_a_line(audits: Audits) -> None:
+    waiver = {"reason": "known", "until": "2026-11-27"}
+    gates = Config.model_validate(
+        {
+            "gates": {
+                "accuracy": {"rule": "base_accuracy drop <= 0.5", "waiver": waiver},
+                "drift": "drift.max_wasserstein <= 0.5",
+                "low": "base_accuracy >= 0",
+            }
+        }
+    ).gates
+    judged = judge_gates(gates, read_json(audits.first / "report" / "audit.json"), first=True, today=TODAY)
+    assert [(part.verdict, part.waived, part.note) for part in judged] == [
+        ("NOT APPLICABLE", None, "there is no audit before this one"),
+        ("NOT APPLICABLE", None, "there is no audit before this one"),
+        ("PASS", None, None),
+    ]
+    assert exit_code(judged) == 0
 
 
 def test_a_failure_names_the_concept_and_a_waiver_ends(audits: Audits) -> None:
@@ -159,3 +179,34 @@ def test_a_drop_is_a_rise_turned_round(audits: Audits, tmp_path: Path) -> None:
         assert rise is not None
         assert drop is not None
         assert (drop.value, drop.low, drop.high) == pytest.approx((-rise.value, -rise.high, -rise.low))
+
+
+def test_a_gate_on_a_change_finds_every_method_at_every_site(audits: Audits, tmp_path: Path) -> None:
+    """Also those that were not chosen, which stand in the table alone."""
+    from tasks.comparing import judged
+
+    folder = tmp_path / "out"
+    compare(audits.first, audits.moved, folder)
+    rows = read_table(folder / "changes.parquet").to_pylist()
+    own = {
+        (row["method"], row["site"]): row
+        for row in rows
+        if row["method"] and row["quantity"] == "selectivity" and row["concept"] is None
+    }
+    assert {row["role"] for row in own.values()} >= {"sweep", "chosen"}
+    rule = "selectivity change <= 2"
+    gates = {f"{at}": GateParams(rule=rule, method=method, site=site) for at, (method, site) in enumerate(own)}
+    found = judged(gates, audits.moved, folder)
+    assert [(gate.verdict, gate.value) for gate in found] == [("PASS", row["value"]) for row in own.values()]
+
+
+def test_a_gate_on_drift_is_of_its_site(audits: Audits, tmp_path: Path) -> None:
+    comparison = compare(audits.first, audits.moved, tmp_path / "out")
+    farthest: dict[str, float] = {}
+    for row in comparison["drift"]:
+        farthest[row["site"]] = max(farthest.get(row["site"], 0.0), row["max_wasserstein"])
+    rule = "drift.max_wasserstein <= 100"
+    gates = {site: GateParams(rule=rule, site=site) for site in farthest} | {"all": GateParams(rule=rule)}
+    document = read_json(audits.moved / "report" / "audit.json")
+    found = {gate.gate: gate.value for gate in judge_gates(gates, document, comparison, today=TODAY)}
+    assert found == farthest | {"all": max(farthest.values())}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import shutil
 import signal
@@ -19,9 +21,13 @@ from flows.cli import main
 from neuronlens.artifact import read_json
 from neuronlens.errors import ConfigError, UserError
 from neuronlens.params import load_config
+from neuronlens.stages import STAGES
 from tasks.lines import Decision, Line
 from tasks.versioning import Workspace
+from tests import planted as plant
+from tests.hub import REPOSITORY, hub, sha
 
+SCRAMBLED = "drum"
 PLAIN = "import sys; from flows.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
@@ -75,7 +81,8 @@ def _look(root: Path, **options: bool) -> list[Decision]:
 def test_each_checkpoint_is_audited_once_and_held_against_the_one_before(here: Path) -> None:
     (first,) = _look(here)
     assert (first.checkpoint, first.outcome, first.before) == ("checkpoint-1", "audited", None)
-    assert {gate["gate"]: gate["verdict"] for gate in first.gates} == {"accuracy": "NOT DECIDED", "known": "PASS"}
+    assert {gate["gate"]: gate["verdict"] for gate in first.gates} == {"accuracy": "NOT APPLICABLE", "known": "PASS"}
+    assert watch.worst([first]) == 0
     assert _look(here) == []
     broken, _ = (_trained(here / "run", step) for step in (2, 3))
     weights = broken / "model.safetensors"
@@ -96,6 +103,85 @@ def test_each_checkpoint_is_audited_once_and_held_against_the_one_before(here: P
     assert len(Line.of(str(here / "run"), here).decisions()) == 4
 
 
+def test_the_same_bytes_are_not_audited_twice_and_raise_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    params = here / "params.yaml"
+    params.write_text(params.read_text() + "  drift: drift.max_wasserstein <= 0\n  each: base_accuracy.* drop <= 0\n")
+    shutil.copytree(here / "run" / "checkpoint-1", here / "run" / "checkpoint-2")
+    words = ["watch", "run", "--once", "--no-flow"]
+    assert main([*words, "--json"]) == 0
+    first, again = json.loads(capsys.readouterr().out)
+    assert (first["outcome"], again["outcome"]) == ("audited", "same")
+    assert (again["audit"], again["before"], again["fingerprint"]) == (
+        first["audit"],
+        first["audit"],
+        first["fingerprint"],
+    )
+    assert {gate["gate"]: (gate["verdict"], gate["value"]) for gate in again["gates"]} == {
+        "accuracy": ("PASS", 0.0),
+        "known": ("PASS", first["gates"][1]["value"]),
+        "drift": ("PASS", 0.0),
+        "each": ("PASS", 0.0),
+    }
+    assert len([*(here / "audits").glob("*/audit.yaml")]) == 1
+    assert main(words) == 0
+    assert capsys.readouterr().out == "nothing new since the last look\n"
+    assert main(["trend", "run"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert f"{first['audit']} (the same bytes)" in told[-1]
+    assert "3 not applicable" in told[-2]
+
+
+@pytest.fixture
+def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace as the current folder, with a model that knows every concept, saved twice, and then with one of them scrambled."""
+    from transformers import GPT2LMHeadModel
+
+    root = Workspace.create(tmp_path / "ours").root
+    with (root / "data.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "label", "split"), *plant.rows()])
+    (root / "params.yaml").write_text(
+        "dataset: {path: data.csv, prompt: '{text}', labels: {"
+        + ", ".join(f"{concept}: {concept}" for concept in plant.CONCEPTS)
+        + "}}\n"
+        "extract: {sites: [resid_post.1]}\n"
+        "fit: {rows: all, saliency: mean_abs}\n"
+        "interventions: {tau: 2.0, top: [0.1], tuned: null}\n"
+        "evaluate: {bootstrap: 100}\n"
+        "gates: {every concept: base_accuracy.* drop <= 0.1}\n"
+    )
+    first = plant.save_planted(root / "run" / "checkpoint-1")
+    _aged(first)
+    shutil.copytree(first, root / "run" / "checkpoint-2")
+    model = GPT2LMHeadModel.from_pretrained(first)
+    with torch.no_grad():
+        model.lm_head.weight[plant.vocabulary().index(SCRAMBLED)] *= -1
+    shutil.copytree(first, root / "run" / "checkpoint-3")
+    model.save_pretrained(root / "run" / "checkpoint-3")
+    _aged(root / "run" / "checkpoint-3")
+    monkeypatch.chdir(root)
+    return root
+
+
+def test_a_concept_that_was_scrambled_fails_its_gate_by_name_and_what_was_saved_again_raises_nothing(
+    planted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (planted / "run" / "checkpoint-3").rename(planted / "later")
+    words = ["watch", "run", "--once", "--no-flow", "--json"]
+    assert main(words) == 0
+    first, again = json.loads(capsys.readouterr().out)
+    assert [gate["verdict"] for gate in (*first["gates"], *again["gates"])] == ["NOT APPLICABLE", "PASS"]
+    base = read_json(planted / "audits" / first["audit"] / "report" / "audit.json")["base"]
+    assert base["accuracy"] == 1.0
+    (planted / "later").rename(planted / "run" / "checkpoint-3")
+    assert main(words) == 1
+    (scrambled,) = json.loads(capsys.readouterr().out)
+    (gate,) = scrambled["gates"]
+    assert (gate["verdict"], gate["number"]) == ("FAIL", f"base_accuracy.{SCRAMBLED}")
+    assert (gate["value"], gate["low"] > 0.1) == (1.0, True)
+    assert main(["gate", f"audits/{scrambled['audit']}", "--since", f"audits/{first['audit']}"]) == 1
+    assert f"base_accuracy.{SCRAMBLED}" in capsys.readouterr().out
+
+
 def test_other_parameters_are_another_audit(here: Path) -> None:
     assert len(_look(here)) == 1
     params = here / "params.yaml"
@@ -103,6 +189,25 @@ def test_other_parameters_are_another_audit(here: Path) -> None:
     (second,) = _look(here)
     assert second.outcome == "audited"
     assert _look(here) == []
+
+
+def test_a_remote_that_is_away_ends_a_look_and_the_next_one_goes_on(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["watch", "run", "--once", "--no-flow", "--set", "extract.sites=[resid_post.last]"]
+    for remote, told in (
+        ("https://127.0.0.1:1/store", "files failed to upload"),
+        (str(here / "data.csv" / "store"), "cannot be reached"),
+    ):
+        assert main([*words, "--set", "remote.push=true", "--set", f"remote.url={remote}"]) == 2
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith(f"neuronlens: remote {remote}: ")
+        assert told in last
+    line = Line.of("run", here)
+    assert line.decisions() == []
+    assert main(words) == 0
+    assert [one.outcome for one in line.decisions()] == ["audited"]
+    assert capsys.readouterr().out.count(" current: ") == len(STAGES)
 
 
 def test_a_checkpoint_that_is_being_written_is_left_alone(here: Path) -> None:
@@ -127,11 +232,27 @@ def test_killed_at_any_moment_the_next_run_leaves_none_out_and_does_none_twice(h
     done = subprocess.run(
         [sys.executable, "-c", PLAIN, *words], env=_environment(), capture_output=True, text=True, check=False
     )
-    assert done.returncode in (0, 4), done.stderr
+    assert done.returncode == 0, done.stderr
     decisions = Line.of(str(here / "run"), here).decisions()
     assert [one.checkpoint for one in decisions] == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
     assert [one.before for one in decisions] == [None, decisions[0].audit, decisions[1].audit]
     assert len([*(here / "audits").iterdir()]) == 3 + 1  # and the .gitignore
+
+
+def test_the_revisions_of_a_hub_repository_are_audited_once(here: Path, tmp_path: Path) -> None:
+    newer = _trained(here / "run", 2)
+    look = "import sys; from flows.cli import main; sys.exit(main(sys.argv[1:]) or main(sys.argv[1:]))"
+    words = ["watch", REPOSITORY, "--once", "--no-flow", "--set", "extract.sites=[resid_post.last]"]
+    with hub([here / "run" / "checkpoint-1", newer]) as address:
+        own = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1"}
+        command = [sys.executable, "-c", look, *words]
+        done = subprocess.run(command, env=_environment() | own, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    first, second = Line.of(REPOSITORY, here).decisions()
+    assert [first.checkpoint, second.checkpoint] == [sha(1)[:8], sha(2)[:8]]
+    assert (first.outcome, second.outcome, second.before) == ("audited", "audited", first.audit)
+    assert first.fingerprint != second.fingerprint
+    assert done.stdout.splitlines()[-1] == "nothing new since the last look"
 
 
 def _environment() -> dict[str, str]:

@@ -22,7 +22,7 @@ def line(audits: Audits, tmp_path: Path) -> Line:
     """Decisions on two audits and on a checkpoint that could not be audited."""
     (tmp_path / "it's a run").mkdir()
     made = Line.of(str(tmp_path / "it's a run"), tmp_path)
-    gates = [_gate("PASS", 1.0), _gate("FAIL", -1.0), _gate("FAIL", -1.0, waived="known")]
+    gates = [_gate("PASS", 1.0), _gate("FAIL", -1.0), _gate("FAIL", -1.0, waived="known"), _gate("NOT APPLICABLE", 0.0)]
     for name, audit, error, at in (
         ("checkpoint-2", None, "no weights", "2026-01-01T00:00:00Z"),
         ("checkpoint-1", audits.first.name, None, "2026-01-02T00:00:00Z"),
@@ -59,6 +59,8 @@ def test_a_trend_has_the_last_word_on_each_checkpoint_in_their_order(
         ("checkpoint-3", "error", None),
     ]
     assert found[2]["error"] == "cut short"
+    counts = ("passed", "failed", "not_decided", "waived", "not_applicable")
+    assert [found[0][name] for name in counts] == [1, 1, 0, 1, 1]
     assert trend(tmp_path, [audits.first], "' or 1=1 --") == []
 
 

@@ -26,7 +26,7 @@ def test_what_is_added_is_read_again(line: Line) -> None:
     for one in made:
         line.add(one)
     assert line.decisions() == made
-    assert line.known() == {one.key: one for one in made}
+    assert line.known() == {(one.checkpoint, one.key): one for one in made}
 
 
 def test_a_line_that_was_not_finished_is_none_and_makes_room(line: Line) -> None:
