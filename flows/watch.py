@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import datetime
+from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
 
 from flows.engine import log, run_audit
 from flows.environment import set_environment
@@ -59,13 +61,22 @@ def engine(*, use_flow: bool) -> Iterator[None]:
         yield
 
 
-def watch_once(config: Config, line: Line, source: Source, *, use_flow: bool = True) -> list[Decision]:
+def watch_once(
+    config: Config,
+    line: Line,
+    source: Source,
+    *,
+    use_flow: bool = True,
+    tell: Callable[[Incoming | Decision], None] = lambda _: None,
+) -> list[Decision]:
     """Decide on every checkpoint of a line that is whole and has not been decided on; what was decided.
 
     One that cannot be audited is reported, and the others go on.
 
     Args:
         config: of every audit; the checkpoint in it is set.
+        use_flow: run audits as Prefect flows.
+        tell: is told every whole checkpoint before it is decided on, and every decision once it is written.
 
     Raises:
         UserError: the source is not there, or another process watches it.
@@ -81,29 +92,26 @@ def watch_once(config: Config, line: Line, source: Source, *, use_flow: bool = T
             key = hash_value([told, _identity(own, checkpoint)])
             if key in known:
                 continue
+            if checkpoint.problem is None:
+                tell(checkpoint)
             decision = _decide(own, checkpoint, line, key, use_flow=use_flow)
             line.add(decision)
             made.append(decision)
-            log.info("%-8s  %s", "line", _in_words(decision))
+            log.info("%-8s  %s", "line", in_words(decision))
+            tell(decision)
     return made
 
 
-def watch(
-    config: Config,
-    line: Line,
-    source: Source,
-    next_look: Callable[[], float],
-    *,
-    use_flow: bool = True,
-) -> None:
-    """`watch_once` again and again, until this process is interrupted.
+def watch(look: Callable[[], object], next_look: Callable[[], float]) -> None:
+    """Look again and again, until this process is interrupted.
 
     Args:
-        next_look: seconds until the next one.
+        look: looks once.
+        next_look: seconds until the next time.
     """
     while True:
         try:
-            watch_once(config, line, source, use_flow=use_flow)
+            look()
         except NeuronLensError as error:  # a server or a disk that is away for the moment is asked again
             log.warning("%-8s  %s", "line", error)
         time.sleep(max(0.0, next_look()))
@@ -180,7 +188,8 @@ def _identity(config: Config, checkpoint: Incoming) -> str:
     return hash_value([checkpoint.name, checkpoint.problem, stats])
 
 
-def _in_words(decision: Decision) -> str:
+def in_words(decision: Decision) -> str:
+    """A line that tells a decision."""
     if decision.error is not None:
         return f"{decision.checkpoint}: not audited: {decision.error}"
     since = f", against {decision.before}" if decision.before else ""
@@ -227,15 +236,44 @@ def times(every: str | None, cron: str | None) -> Callable[[], float]:
         raise ConfigError("say the same twice", where="--every and --cron", cure="Give one of them.")
     if cron is not None:
         return _by_cron(cron)
-    given = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", every or "10m")
-    if given is None or not float(given[1]):
-        raise ConfigError(f"{every!r} is no time", where="--every", cure="Write it as 90s, 10m, 6h or 1d.")
-    period, start = float(given[1]) * _UNITS[given[2]], time.monotonic()
+    period, start = seconds(every or "10m", "--every"), time.monotonic()
 
     def left() -> float:
         return period - (time.monotonic() - start) % period
 
     return left
+
+
+def seconds(text: str, where: str) -> float:
+    """The seconds in a text such as `90s`, `10m`, `6h` or `1d`.
+
+    Args:
+        where: what the text was given for.
+
+    Raises:
+        ConfigError: it is no time.
+    """
+    given = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", text)
+    if given is None or not float(given[1]):
+        raise ConfigError(f"{text!r} is no time", where=where, cure="Write it as 90s, 10m, 6h or 1d.")
+    return float(given[1]) * _UNITS[given[2]]
+
+
+def longest_gap(schedule: Mapping[str, Any]) -> float | None:
+    """Seconds between two looks of a schedule as prefect.yaml has it, at most; None where that is not known.
+
+    Raises:
+        ConfigError: its cron expression is none, or never comes.
+    """
+    if isinstance(schedule.get("interval"), int | float):
+        return float(schedule["interval"])
+    if "cron" not in schedule:
+        return None
+    _by_cron(schedule["cron"])
+    from cronsim import CronSim
+
+    times = [*islice(CronSim(schedule["cron"], datetime.now()), 100)]
+    return max(((b - a).total_seconds() for a, b in pairwise(times)), default=None)
 
 
 def _by_cron(text: str) -> Callable[[], float]:
