@@ -117,16 +117,19 @@ def deploy(root: Path, wanted: Wanted) -> Deployed:
 
 
 def gpus(count: int | None = None) -> list[str | None]:
-    """What CUDA_VISIBLE_DEVICES is for each run at once; None where there is no GPU."""
-    import torch
+    """What CUDA_VISIBLE_DEVICES is for each of the runs at once; None where there is no GPU.
 
+    Args:
+        count: of the runs; as many as there are GPUs, at least one, where None.
+    """
     told = os.environ.get("CUDA_VISIBLE_DEVICES")
-    visible = [*range(torch.cuda.device_count())]
-    names = told.split(",") if told else [*map(str, visible)]
-    found = names[: len(visible)]
+    names = told.split(",") if told else None
     if count is None:
-        return [*found] or [None]
-    return [*found[:count]] if count <= len(found) else [*map(str, range(count))]
+        import torch
+
+        visible = torch.cuda.device_count()
+        return [*(names or map(str, range(visible)))][:visible] or [None]
+    return [*names[:count]] if names and len(names) >= count else [*map(str, range(count))]
 
 
 @contextmanager

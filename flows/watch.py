@@ -21,7 +21,6 @@ from neuronlens.errors import ConfigError, NeuronLensError
 from neuronlens.incoming import SETTLED, Incoming, in_folder
 from neuronlens.stages import audit_id, identities
 from tasks.audits import AUDITS
-from tasks.comparing import compared, judged
 from tasks.lines import Decision, Line
 from tasks.versioning import Workspace
 
@@ -118,6 +117,8 @@ def watch(look: Callable[[], object], next_look: Callable[[], float]) -> None:
 
 
 def _decide(config: Config, checkpoint: Incoming, line: Line, key: str, *, use_flow: bool) -> Decision:
+    from tasks.comparing import compared, judged  # imports what computes
+
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     plain = Decision(checkpoint.name, checkpoint.order, key, "error", at=at)
     if checkpoint.problem is not None:

@@ -35,13 +35,14 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows import deploy, deployed, events, notices, services, watch
 from flows.cli import main
 from flows.deploy import Deployed, Wanted
-from flows.engine import run_audit
+from neuronlens.artifact import read_json
 from neuronlens.errors import UserError
 from neuronlens.incoming import Incoming
-from neuronlens.params import load_config
+from neuronlens.stages import STAGES
+from tasks.audits import open_existing, state_of
 from tasks.lines import Line
 from tasks.versioning import Workspace
-from tests.conftest import ROOT
+from tests.conftest import ROOT, labelled
 
 PARAMS = """
 dataset: {path: data.csv}
@@ -270,15 +271,13 @@ def test_without_a_server_a_line_says_how_to_get_one(
     assert silent.startswith("neuronlens: http://127.0.0.1:9/api: no Prefect server answers (")
 
 
-def test_a_worker_audits(site: Site, client: SyncPrefectClient, originals: Path, tmp_path: Path) -> None:
+def test_a_worker_audits(site: Site, client: SyncPrefectClient) -> None:
     run = site.wait(lambda: _ended(client, site.run))
     assert (run.state_name, run.name) == ("Completed", "checkpoint-1 on data")
     (folder,) = (site.root / "audits").glob("run-checkpoint-1-*")
     assert run.state.message == f"audits/{folder.name}: 5 computed"
-    config = load_config(site.root / "params.yaml", [f"checkpoint.path={site.root / 'run' / 'checkpoint-1'}"])
-    run_audit(config, tmp_path / "audit", use_flow=False)
-    for name in ("evaluate/results.parquet", "report/metrics.json"):
-        assert (folder / name).read_bytes() == (tmp_path / "audit" / name).read_bytes()
+    assert [stage.outcome for stage in state_of(open_existing(folder))] == ["current"] * len(STAGES)
+    assert read_json(folder / "report" / "audit.json")["base"]["n"] == [*labelled().split].count("test")
     (stages,) = client.read_flow_runs(flow_run_filter=FlowRunFilter(name={"any_": [folder.name]}))
     assert {*stages.tags} == {"checkpoint:run-checkpoint-1", f"data:{folder.name.split('-', 4)[-1]}"}
 
@@ -298,7 +297,7 @@ def test_a_look_tells_by_its_state_and_by_notifications(
     _aged(broken)
     assert main(["watch", "run", "--once"]) == 3
     assert "model type 'none' is not supported" in site.told("NeuronLens: run on data: Failed")["body"]
-    assert str(broken) in site.told("NeuronLens: checkpoint-2 of run is not audited")["body"]
+    assert "run/checkpoint-2" in site.told("NeuronLens: checkpoint-2 of run is not audited")["body"]
 
     assert main(["watch", "run", "--once"]) == 0
     looks = client.read_flow_runs(flow_run_filter=FlowRunFilter(name={"any_": ["run on data"]}))
