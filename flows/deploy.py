@@ -193,7 +193,9 @@ def _schedule(spec: Mapping[str, Any], line: Line, wanted: Wanted) -> dict[str, 
     for one in spec["deployments"]:
         if one["entrypoint"] == f"{_OURS}watch":
             known: dict[str, Any] = next(iter(one.get("schedules") or [{"cron": _NIGHTLY}]))
-            when: dict[str, Any] = {key: known[key] for key in ("cron", "interval", "rrule", "timezone") if key in known}
+            when: dict[str, Any] = {
+                key: known[key] for key in ("cron", "interval", "rrule", "timezone") if key in known
+            }
             if wanted.every is not None:
                 when = {"interval": seconds(wanted.every, "--every")}
             elif wanted.cron is not None:
