@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from flows.watch import longest_gap, seconds
-from neuronlens.errors import ConfigError, NeuronLensError, UserError, redacted
+from neuronlens.errors import ConfigError, UserError, redacted
 from tasks.lines import Line
 
 FILE = "prefect.yaml"
@@ -155,16 +155,20 @@ def _server(root: Path) -> Iterator[tuple[str, Any]]:
             with get_client(sync_client=True) as client:
                 problem = client.api_healthcheck()
                 if problem is not None:
-                    raise problem
+                    raise _unreachable(url, problem)
                 yield url, client
         except PrefectHTTPStatusError as error:
-            raise UserError(f"the Prefect server refuses ({_line(str(error))})", where=redacted(url)) from None
-        except (HTTPError, OSError, RuntimeError) as error:
-            raise UserError(
-                f"no Prefect server answers ({_line(str(error)) or type(error).__name__})",
-                where=redacted(url),
-                cure="Start one with neuronlens up, or name another one in PREFECT_API_URL.",
-            ) from None
+            raise UserError(f"the Prefect server refuses ({_line(str(error))})", where=url) from None
+        except HTTPError as error:
+            raise _unreachable(url, error) from None
+
+
+def _unreachable(url: str, error: Exception) -> UserError:
+    return UserError(
+        f"no Prefect server answers ({_line(str(error)) or type(error).__name__})",
+        where=url,
+        cure="Start one with neuronlens up, or name another one in PREFECT_API_URL.",
+    )
 
 
 def _line(text: str) -> str:
@@ -283,8 +287,9 @@ def _prefect_deploy(root: Path, spec: Mapping[str, Any], url: str) -> None:
             check=False,
         )
     if done.returncode != 0:
-        told = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        raise NeuronLensError(f"prefect deploy failed: {told[-1].strip() if told else 'it said nothing'}")
+        lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        told = " ".join(line for line in lines[-6:] if "://" not in line)
+        raise UserError(f"prefect deploy refuses it ({told})", where=str(root / FILE), cure=_CURE)
 
 
 def _worker(url: str, pool: Mapping[str, str], device: str | None) -> str:
