@@ -36,6 +36,15 @@ def audit_flow(config: Config, folder: Path, force: bool = False) -> State[list[
 
         outcomes = in_order(run)
     finish(audit, outcomes, runtime.flow_run.id)
+    return done(outcomes)
+
+
+def done(outcomes: list[Outcome], what: str = "") -> State[list[Outcome]]:
+    """The state of an audit that is there: named Cached where there was nothing to compute.
+
+    Args:
+        what: stands before what its message tells.
+    """
     kinds = Counter(outcome.outcome for outcome in outcomes)
     told = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-    return Completed(name="Completed" if kinds["computed"] else "Cached", message=told, data=outcomes)
+    return Completed(name="Completed" if kinds["computed"] else "Cached", message=what + told, data=outcomes)

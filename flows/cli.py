@@ -9,6 +9,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
+from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -256,14 +257,20 @@ def watch(
     console.show_stages(sys.stderr if as_json else sys.stdout)
     line, found = watching.line_here(source), watching.source_of(source, settled)
     with watching.engine(use_flow=not no_flow):
+        if no_flow:
+            look = partial(watching.watch_once, config, line, found, use_flow=False)
+        else:
+            from flows import deployed
+
+            look = partial(deployed.look, source, dataset, params, overrides, settled)
         if once:
-            decided = watching.watch_once(config, line, found, use_flow=not no_flow)
+            decided = look()
             if as_json:
                 print_json(decided)
             elif not decided:
                 typer.echo("nothing new since the last look")
             return watching.worst(decided)
-        watching.watch(config, line, found, next_look, use_flow=not no_flow)
+        watching.watch(look, next_look)
     return 0
 
 
@@ -403,6 +410,45 @@ def down(as_json: AsJson = False) -> None:
 
 
 @app.command()
+def deploy(
+    gpus: Annotated[
+        int | None, typer.Option("--gpus", min=1, metavar="N", help="Runs at once; as many as there are GPUs.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option("--source", metavar="SOURCE", help="What is looked at on a schedule; see watch.")
+    ] = None,
+    every: Annotated[str | None, typer.Option(metavar="TIME", help="How often: 10m, 6h, 1d.")] = None,
+    cron: Annotated[
+        str | None, typer.Option(metavar="CRON", help='When, "0 3 * * *" unless told otherwise; local time.')
+    ] = None,
+    notify: Annotated[
+        str | None,
+        typer.Option(metavar="BLOCK_TYPE/NAME", help="A notification block of Prefect, such as slack-webhook/team."),
+    ] = None,
+    within: Annotated[
+        str, typer.Option(metavar="TIME", help="In which a checkpoint that was seen has to be audited.")
+    ] = "24h",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")] = False,
+) -> None:
+    """Register audits and looks with a Prefect server, and print the commands of the workers that run them."""
+    import json
+    from dataclasses import asdict
+
+    from flows import watch as watching
+    from flows.console import show_deployed
+    from flows.deploy import Wanted
+    from flows.deploy import deploy as registered
+    from flows.engine import workspace_here
+
+    watching.times(every, cron)
+    deployed = registered(workspace_here().root, Wanted(gpus, source, every, cron, notify, within))
+    if as_json:
+        typer.echo(json.dumps(asdict(deployed), indent=2, ensure_ascii=False))
+    else:
+        show_deployed(deployed)
+
+
+@app.command()
 def example(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where it goes.")] = Path("data/example"),
     as_json: AsJson = False,
@@ -521,19 +567,6 @@ def _flags(
 def _config(
     params: Path | None, overrides: Sequence[str] | None, flags: Mapping[str, str | None] | None = None
 ) -> Config:
-    """The configuration that file, flags and --set make together; flags are strings, never YAML."""
-    from neuronlens.params import load_config
+    from flows.configured import config_of
 
-    default = Path("params.yaml")
-    given = {key: value for key, value in (flags or {}).items() if value is not None}
-    sets = [f"{key}={_quoted(value)}" for key, value in given.items()]
-    if "checkpoint.path" in given:
-        sets.append("checkpoint.revision=null")  # the file's revision is one of the file's checkpoint
-    return load_config(params or (default if default.is_file() else None), [*sets, *(overrides or [])])
-
-
-def _quoted(text: str) -> str:
-    """A string as YAML that is read back as that string, whatever it looks like."""
-    import yaml
-
-    return yaml.safe_dump(text, default_style='"', width=sys.maxsize).strip()
+    return config_of(params, overrides, flags)

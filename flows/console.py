@@ -18,6 +18,7 @@ from neuronlens.report.table import KIND_NAMES, Interval, ResultRow, result_rows
 from neuronlens.report.text import count, points, points_between, significant, visible
 
 if TYPE_CHECKING:
+    from flows.deploy import Deployed
     from neuronlens.comparison.gates import Judged
     from neuronlens.plan import Plan
     from neuronlens.stages import Outcome
@@ -254,6 +255,23 @@ def show_lineage(links: Sequence[Link]) -> None:
     for link in links:
         table.add_row(_HOLDS[link.holds], link.name, (link.identity or "")[:16], visible("; ".join(link.told)))
     _console(table).print(table)
+
+
+def show_deployed(deployed: Deployed) -> None:
+    """Print what a Prefect server knows now, and what to run for it."""
+    lines = [("server", deployed.server), ("deployed", ", ".join(deployed.deployments))]
+    lines.append(("pool", f"{deployed.pool}, queue {deployed.queue}, {count(deployed.at_once, 'run')} at once"))
+    when = deployed.schedule
+    if when is not None:
+        often = f"every {when['interval']:g} s" if "interval" in when else f"{when.get('cron', when.get('rrule'))}"
+        zone = f" ({when['timezone']})" if when.get("timezone") else ""
+        lines.append(("schedule", f"{when['parameters']['source']}: {often}{zone}"))
+    lines += [("notifies", name.removeprefix("neuronlens: ")) for name in deployed.automations]
+    lines.append(("workers", "one per GPU, on the machine that has them; each has a run at most:"))
+    for name, told in lines:
+        sys.stdout.write(f"{name:9s} {visible(told)}\n")
+    for command in deployed.workers:
+        sys.stdout.write(f"{command}\n")
 
 
 def show_plan(found: Plan, stages: Sequence[str]) -> None:

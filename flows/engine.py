@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast
 
+from neuronlens.checkpoint import identify_checkpoint
 from neuronlens.config import Config
+from neuronlens.dataset import locate_dataset
 from neuronlens.errors import ConfigError, UserError
 from neuronlens.params import load_config
 from neuronlens.stages import STAGES, Outcome, audit_id, release_memory, run_stage
@@ -49,12 +51,20 @@ def run_audit(
         from flows.server import prefect_api
 
         with prefect_api():
+            from prefect import tags
+
             from flows.audit import audit_flow
 
-            # a flow that returns a state gives its caller what the state holds, which its types do not say
-            return cast(list[Outcome], audit_flow(config, folder, force))
+            with tags(*_tags(config)):
+                # a flow that returns a state gives its caller what the state holds, which its types do not say
+                return cast(list[Outcome], audit_flow(config, folder, force))
     finally:
         release_memory()
+
+
+def _tags(config: Config) -> list[str]:
+    """By which runs are found that have to do with a checkpoint, or with a data set."""
+    return [f"checkpoint:{identify_checkpoint(config.checkpoint)[0]}", f"data:{locate_dataset(config.dataset)[1]}"]
 
 
 def default_folder(config: Config) -> Path:

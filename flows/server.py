@@ -66,7 +66,11 @@ def local_server(timeout: float) -> Iterator[str]:
         port: int = probe.getsockname()[1]
     # -P: what lies beside this file or in the current folder must not pass for a library
     command = [sys.executable, "-P", __file__, str(port)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+    # its database is that of a server that stays, beside which it would act on the same automations once more
+    environment = {"PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false"} | os.environ
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True, env=environment
+    )
     try:
         _wait(process, port, timeout)
         yield f"http://{_HOST}:{port}/api"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import datetime
+from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
 
 from flows.engine import finish_comparison, log, run_audit
 from neuronlens.artifact import hash_value
@@ -18,7 +20,6 @@ from neuronlens.errors import ConfigError, NeuronLensError, UnreachableError
 from neuronlens.incoming import SETTLED, Incoming, in_folder
 from neuronlens.stages import audit_id, identities
 from tasks.audits import AUDITS, open_existing
-from tasks.comparing import compared, judged
 from tasks.environment import set_environment
 from tasks.lines import Decision, Line
 from tasks.tracking import StoreError, registered
@@ -58,13 +59,22 @@ def engine(*, use_flow: bool) -> Iterator[None]:
         yield
 
 
-def watch_once(config: Config, line: Line, source: Source, *, use_flow: bool = True) -> list[Decision]:
+def watch_once(
+    config: Config,
+    line: Line,
+    source: Source,
+    *,
+    use_flow: bool = True,
+    tell: Callable[[Incoming | Decision], None] = lambda _: None,
+) -> list[Decision]:
     """Decide on every checkpoint of a line that is whole and has not been decided on; what was decided.
 
     One that cannot be audited is reported, and the others go on.
 
     Args:
         config: of every audit; the checkpoint in it is set.
+        use_flow: run audits as Prefect flows.
+        tell: is told every whole checkpoint before it is decided on, and every decision once it is written.
 
     Raises:
         UserError: the source is not there, or another process watches it.
@@ -81,35 +91,34 @@ def watch_once(config: Config, line: Line, source: Source, *, use_flow: bool = T
             key = hash_value([told, _identity(own, checkpoint)])
             if (checkpoint.name, key) in known:
                 continue
+            if checkpoint.problem is None:
+                tell(checkpoint)
             decision = _decide(own, checkpoint, line, key, use_flow=use_flow)
             line.add(decision)
             made.append(decision)
-            log.info("%-8s  %s", "line", _in_words(decision))
+            log.info("%-8s  %s", "line", in_words(decision))
+            tell(decision)
     return made
 
 
-def watch(
-    config: Config,
-    line: Line,
-    source: Source,
-    next_look: Callable[[], float],
-    *,
-    use_flow: bool = True,
-) -> None:
-    """`watch_once` again and again, until this process is interrupted.
+def watch(look: Callable[[], object], next_look: Callable[[], float]) -> None:
+    """Look again and again, until this process is interrupted.
 
     Args:
-        next_look: seconds until the next one.
+        look: looks once.
+        next_look: seconds until the next time.
     """
     while True:
         try:
-            watch_once(config, line, source, use_flow=use_flow)
+            look()
         except NeuronLensError as error:  # a server or a disk that is away for the moment is asked again
             log.warning("%-8s  %s", "line", error)
         time.sleep(max(0.0, next_look()))
 
 
 def _decide(config: Config, checkpoint: Incoming, line: Line, key: str, *, use_flow: bool) -> Decision:
+    from tasks.comparing import judged  # imports what computes
+
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     plain = Decision(checkpoint.name, checkpoint.order, key, "error", at=at)
     if checkpoint.problem is not None:
@@ -150,6 +159,8 @@ def _same(line: Line, key: str) -> str | None:
 
 def _compared(before: Path, folder: Path) -> Path:
     """Folder of the comparison with the audit before, which MLflow knows from now on."""
+    from tasks.comparing import compared  # imports what computes
+
     audit = open_existing(folder)
     made, _ = compared(before, folder, seed=audit.config.seed)
     if before != folder:
@@ -199,7 +210,8 @@ def _identity(config: Config, checkpoint: Incoming) -> str:
     return hash_value([checkpoint.name, checkpoint.problem, stats])
 
 
-def _in_words(decision: Decision) -> str:
+def in_words(decision: Decision) -> str:
+    """A line that tells a decision."""
     if decision.error is not None:
         return f"{decision.checkpoint}: not audited: {decision.error}"
     since = f", against {decision.before}" if decision.before else ""
@@ -247,15 +259,44 @@ def times(every: str | None, cron: str | None) -> Callable[[], float]:
         raise ConfigError("say the same twice", where="--every and --cron", cure="Give one of them.")
     if cron is not None:
         return _by_cron(cron)
-    given = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", every or "10m")
-    if given is None or not float(given[1]):
-        raise ConfigError(f"{every!r} is no time", where="--every", cure="Write it as 90s, 10m, 6h or 1d.")
-    period, start = float(given[1]) * _UNITS[given[2]], time.monotonic()
+    period, start = seconds(every or "10m", "--every"), time.monotonic()
 
     def left() -> float:
         return period - (time.monotonic() - start) % period
 
     return left
+
+
+def seconds(text: str, where: str) -> float:
+    """The seconds in a text such as `90s`, `10m`, `6h` or `1d`.
+
+    Args:
+        where: what the text was given for.
+
+    Raises:
+        ConfigError: it is no time.
+    """
+    given = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", text)
+    if given is None or not float(given[1]):
+        raise ConfigError(f"{text!r} is no time", where=where, cure="Write it as 90s, 10m, 6h or 1d.")
+    return float(given[1]) * _UNITS[given[2]]
+
+
+def longest_gap(schedule: Mapping[str, Any]) -> float | None:
+    """Seconds between two looks of a schedule as prefect.yaml has it, at most; None where that is not known.
+
+    Raises:
+        ConfigError: its cron expression is none, or never comes.
+    """
+    if isinstance(schedule.get("interval"), int | float):
+        return float(schedule["interval"])
+    if "cron" not in schedule:
+        return None
+    _by_cron(schedule["cron"])
+    from cronsim import CronSim
+
+    times = [*islice(CronSim(schedule["cron"], datetime.now()), 100)]
+    return max(((b - a).total_seconds() for a, b in pairwise(times)), default=None)
 
 
 def _by_cron(text: str) -> Callable[[], float]:

@@ -52,6 +52,11 @@ class Decision:
     error: str | None = None
     at: str = ""
 
+    @property
+    def failed(self) -> list[dict[str, Any]]:
+        """The gates that failed and were not waived."""
+        return [gate for gate in self.gates if gate["verdict"] == "FAIL" and gate["waived"] is None]
+
 
 @dataclass(frozen=True)
 class Line:

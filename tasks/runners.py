@@ -17,7 +17,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.utilities.annotations import unmapped
 
 from neuronlens.config import RunnerParams
-from neuronlens.errors import ConfigError, NeuronLensError, UserError, redacted
+from neuronlens.errors import ConfigError, NeuronLensError, UnreachableError, redacted
 from neuronlens.parts import AT_ONCE, PartMaker, raise_first
 from tasks.parts import error_of, make_part
 from tasks.store import Shipped, Store
@@ -142,21 +142,24 @@ def _connect(runner: Any, address: str | None) -> None:
     """Find the cluster before anything is given to it, and workers that find Prefect.
 
     Raises:
-        NeuronLensError: it does not answer, or has no workers that could.
+        UnreachableError: it does not answer, or has no workers that could.
     """
     try:
         client = runner.client
         workers = client.scheduler_info(n_workers=-1)["workers"]
     except (OSError, ValueError) as error:
         text = " ".join(str(error).split())
-        raise NeuronLensError(
-            f"no Dask scheduler answers at {redacted(address or runner.address or 'this machine')} ({text[:200]}). "
-            "Start one (dask scheduler), or name it with runner.address."
+        raise UnreachableError(
+            f"no Dask scheduler answers at {redacted(address or runner.address or 'this machine')} ({text[:200]})",
+            where="runner.address",
+            cure="Start one (dask scheduler), or name the one that runs.",
         ) from error
     if not workers:
-        raise NeuronLensError(
-            f"the Dask scheduler at {client.scheduler.address} has no workers. "
-            f"Start some: dask worker {client.scheduler.address} --nthreads 1"
+        address = client.scheduler.address
+        raise UnreachableError(
+            f"the Dask scheduler at {address} has no workers",
+            where="runner.address",
+            cure=f"Start some: dask worker {address} --nthreads 1",
         )
     _check_reachable([worker["host"] for worker in workers.values()])
 
@@ -177,7 +180,7 @@ def _check_reachable(hosts: Sequence[str]) -> None:
     away = sorted({*hosts} - own - {"localhost"})
     server = PREFECT_API_URL.value() or ""
     if away and urlsplit(server).hostname in ("127.0.0.1", "localhost", "::1", None):
-        raise UserError(
+        raise UnreachableError(
             f"workers on {away[0]} cannot reach the Prefect server of this machine",
             where="PREFECT_API_URL",
             cure="Name one by an address that they can reach: prefect server start --host 0.0.0.0 starts it.",

@@ -18,7 +18,7 @@ from typing import Any
 from filelock import FileLock
 
 from neuronlens.artifact import MANIFEST, fresh_folder, hash_file, hash_value, is_intact
-from neuronlens.errors import NeuronLensError, redacted
+from neuronlens.errors import NeuronLensError, UnreachableError, redacted
 from neuronlens.parts import Flag, PartMaker, link
 
 
@@ -69,8 +69,10 @@ class Store:
             raise
         except Exception as error:  # every file system has its own kinds
             text = " ".join(str(error).split()) or type(error).__name__
-            raise NeuronLensError(
-                f"store {redacted(self.url)}: {redacted(text)[:200]}. Check runner.store, its keys and the network."
+            raise UnreachableError(
+                redacted(text)[:200],
+                where=f"store {redacted(self.url)}",
+                cure="Check runner.store, its keys and the network.",
             ) from error
 
     def put(self, path: Path) -> Listing:

@@ -13,7 +13,7 @@ from flows.server import local_server
 from neuronlens.errors import NeuronLensError
 
 RUN = """
-import http.client, signal, urllib.parse
+import http.client, json, signal, urllib.parse
 from flows.server import local_server
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
@@ -24,8 +24,10 @@ with local_server(timeout=120) as url:
     except KeyboardInterrupt:
         place = urllib.parse.urlsplit(url)
         connection = http.client.HTTPConnection(place.hostname, place.port)
-        connection.request("GET", place.path + "/health")
-        print(connection.getresponse().status, flush=True)
+        connection.request("GET", place.path + "/admin/settings")
+        answer = connection.getresponse()
+        services = json.load(answer)["server"]["services"]
+        print(answer.status, services["triggers"]["enabled"], flush=True)
         signal.pause()
 """
 
@@ -43,7 +45,7 @@ def test_it_outlives_an_interrupt_but_not_the_run() -> None:
         try:
             assert run.stdout.readline() == "up\n"
             os.killpg(run.pid, signal.SIGINT)  # what Ctrl-C does
-            assert run.stdout.readline() == "200\n"
+            assert run.stdout.readline() == "200 False\n", "automations are for a server that stays"
         finally:
             run.kill()
         run.communicate(timeout=60)  # reads stderr to its end, which is reached when the server that shares it is gone
