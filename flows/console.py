@@ -14,6 +14,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from flows.engine import log
+from neuronlens.report.layers import joint_means
 from neuronlens.report.table import KIND_NAMES, Interval, ResultRow, result_rows
 from neuronlens.report.text import count, points, points_between, significant, visible
 
@@ -39,6 +40,10 @@ def show_results(file: Path) -> None:
     table = _table(rows)
     console = _console(table)
     console.print("", _caption(rows, audit), "", table, sep="\n")
+    for row in joint_means(audit):
+        gain = _drop(row["gain"], (row["gain_low"], row["gain_high"]))
+        together = f"the best {row['count']} sites together: selectivity {points(row['selectivity'])}"
+        console.print(f"{together}, gain over the best alone {gain}: {row['verdict']}", soft_wrap=True)
     for warning in audit["trust"]["warnings"]:
         sys.stderr.write(f"warning: {visible(warning)}\n")
 

@@ -39,6 +39,8 @@ _TYPES: Mapping[str, pa.DataType] = {
     **dict.fromkeys(("count", "concepts", "n_target", "n_complement"), pa.int32()),
 }
 
+SCHEMA = pa.schema([(name, _TYPES.get(name, pa.float64())) for name in COLUMNS])
+
 Array = npt.NDArray[np.float64]
 Row = Mapping[str, Any]
 
@@ -145,7 +147,7 @@ def joint_table(found: JointScores, alone: RowScores, places: Sequence[int], see
     for name in ("target_p", "complement_p", "gain_p"):
         for row, p in zip(rows, adjusted([row.get(name) for row in rows], families), strict=True):
             row[f"{name}_adjusted"] = p
-    return pa.Table.from_pylist(rows, schema=pa.schema([(name, _TYPES.get(name, pa.float64())) for name in COLUMNS]))
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
 def _gain(scores: RowScores, concept: str, joint: int, best: int, seed: int) -> dict[str, float | None]:
