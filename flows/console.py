@@ -40,10 +40,12 @@ def show_results(file: Path) -> None:
     table = _table(rows)
     console = _console(table)
     console.print("", _caption(rows, audit), "", table, sep="\n")
-    for row in joint_means(audit):
-        gain = _drop(row["gain"], (row["gain_low"], row["gain_high"]))
-        together = f"the best {row['count']} sites together: selectivity {points(row['selectivity'])}"
-        console.print(f"{together}, gain over the best alone {gain}: {row['verdict']}", soft_wrap=True)
+    together = joint_means(audit)
+    if together:
+        console.print("\nselectivity of the best sites edited together, and its gain over the best alone")
+    for row in together:
+        found, gain = (_drop(row[name], (row[f"{name}_low"], row[f"{name}_high"])) for name in ("selectivity", "gain"))
+        console.print(f"{row['count']} sites  {found}, gain {gain}: {row['verdict']}", soft_wrap=True)
     for warning in audit["trust"]["warnings"]:
         sys.stderr.write(f"warning: {visible(warning)}\n")
 
