@@ -15,7 +15,12 @@ _SPREAD = (
     "confidence_selectivity",
     "perplexity_ratio",
 )
-_MEANS = ("concepts", *(f"{name}{end}" for name in _SPREAD for end in ("", "_low", "_high")))
+_MEANS = (
+    "concepts",
+    "dose_target",
+    "dose_complement",
+    *(f"{name}{end}" for name in _SPREAD for end in ("", "_low", "_high")),
+)
 
 
 def layers_of(summary: Sequence[Row], joint: Sequence[Row], sites: Sequence[str]) -> dict[str, list[dict[str, Any]]]:

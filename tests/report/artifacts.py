@@ -186,9 +186,10 @@ def joint_table(
             ("target_accuracy_drop", 0.6 + gain),
             ("complement_accuracy_drop", 0.1),
             ("perplexity_ratio", 1.25),
+            ("dose_target", 0.025),
         ):
             row |= {name: value, f"{name}_low": value - width, f"{name}_high": value + width}
-        rows.append(row)
+        rows.append({name: row[name] for name in JOINT_COLUMNS})
     return pa.Table.from_pylist(rows, schema=JOINT_SCHEMA)
 
 

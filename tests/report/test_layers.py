@@ -70,7 +70,7 @@ def test_the_page_shows_sites_then_the_best_together(audit: Any) -> None:
     table = text[text.index("Layers Tuned ranges at each site alone") : text.index("The unedited model concept")]
     alone = [table.index(f"{site} ") for site in SITES]
     assert alone == sorted(alone)
-    assert "the best 2 together80.0[75.0, 85.0]10.0[5.0, 15.0]70.0[65.0, 75.0]1.2520.0[15.0, 25.0]✔ better" in table
+    assert "the best 2 together80.0[75.0, 85.0]10.0[5.0, 15.0]70.0[65.0, 75.0]2.51.2520.0[15.0, 25.0]✔ better" in table
     assert "resid_post.0 shallow/settingmlp_post.1 deep/setting" in table
     assert table.count("✔ better") == 1 + len(CONCEPTS)
 
@@ -100,7 +100,7 @@ def test_metrics_have_what_is_gained_together(audit: Any) -> None:
     found = metrics(audit)
     assert found["joint/2/selectivity"] == pytest.approx(0.7)
     assert found["joint/2/gain"] == pytest.approx(0.2)
-    assert "joint/2/dose_target" not in found, "it was not measured"
+    assert "joint/2/dose_complement" not in found, "it was not measured"
 
 
 def test_a_single_site_has_no_table(tmp_path: Path) -> None:
