@@ -14,6 +14,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from flows.engine import log
+from neuronlens.report.layers import joint_means
 from neuronlens.report.table import KIND_NAMES, Interval, ResultRow, result_rows
 from neuronlens.report.text import count, points, points_between, significant, visible
 
@@ -40,6 +41,12 @@ def show_results(file: Path) -> None:
     table = _table(rows)
     console = _console(table)
     console.print("", _caption(rows, audit), "", table, sep="\n")
+    together = joint_means(audit)
+    if together:
+        console.print("\nselectivity of the best sites edited together, and its gain over the best alone")
+    for row in together:
+        found, gain = (_drop(row[name], (row[f"{name}_low"], row[f"{name}_high"])) for name in ("selectivity", "gain"))
+        console.print(f"{row['count']} sites  {found}, gain {gain}: {row['verdict']}", soft_wrap=True)
     for warning in audit["trust"]["warnings"]:
         sys.stderr.write(f"warning: {visible(warning)}\n")
 

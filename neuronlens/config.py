@@ -62,6 +62,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "positions": "all",
             "controls": [],
             "tuned": None,
+            "joint": [],
         },
     },
     # the reference's rows; beside them contrastive ranking, other doses, controls, and the tuned method
@@ -84,6 +85,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
                 "gate": ["agreement"],
                 "operators": ["steer:-0.5", "steer:-1", "steer:-2"],
             },
+            "joint": [2],
         },
     },
 }
@@ -91,6 +93,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 
 Tau = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
+Several = Annotated[int, Field(ge=2)]
 
 
 # a factor that may be left out stands for less of the same, so it has no sign
@@ -268,6 +271,10 @@ class InterventionParams(_Section):
     )
     tuned: TunedParams | None = Field(
         default=TunedParams(), description="candidates of the tuned method; null for none"
+    )
+    joint: Annotated[tuple[Several, ...], BeforeValidator(_as_list), AfterValidator(_unique), _ValueOrList()] = Field(
+        default=(2,),
+        description="with several sites: of how many of the best the tuned edits are also made together; [] for none",
     )
 
 

@@ -16,7 +16,7 @@ from neuronlens.activations.passes import one_token_will_do
 from neuronlens.config import Config, InterventionParams, TunedParams
 from neuronlens.dataset import read_documents, spare_documents
 from neuronlens.encoding import Encoder, encoder_for, longest_input
-from neuronlens.evaluation.cost import Route, Shape, deciding_route, text_route
+from neuronlens.evaluation.cost import Route, Shape, deciding_route, joint_route, text_route
 from neuronlens.evaluation.shared_prompt import shared_tokens
 from neuronlens.prepare import Inputs, check
 from neuronlens.sites import Site, site_width
@@ -83,17 +83,20 @@ class Edits:
     Attributes:
         validation, test: on the rows of these splits. Of the tuned method's candidates, test rows see those that are chosen or lie on a
             path.
+        joint: of several sites together, over all sites.
     """
 
     validation: int
     test: int
+    joint: int
 
     @classmethod
-    def of(cls, config: Config, concepts: int, *, validated: bool) -> Edits:
+    def of(cls, config: Config, concepts: int, sites: int, *, validated: bool) -> Edits:
         """What a configuration asks for.
 
         Args:
             concepts: C.
+            sites: how many there are.
             validated: whether there are validation rows.
         """
         asked = config.interventions
@@ -106,7 +109,8 @@ class Edits:
         tuned *= 1 if asked.tuned is None else len(asked.tuned.saliency) * len(asked.tuned.gate)
         own = len({"random_neurons", "random_ranges"} & {*asked.controls}) if tuned else 0  # of what is chosen
         test = ranked + controls + tuned + own
-        return cls(concepts * (ranked + tuned if tuned and validated else 0), concepts * test)
+        counts = {min(count, sites) for count in asked.joint} - {1} if tuned and validated else set()
+        return cls(concepts * (ranked + tuned if tuned and validated else 0), concepts * test, concepts * len(counts))
 
 
 def _settings(asked: InterventionParams | TunedParams, operators: Sequence[str]) -> int:
@@ -130,7 +134,7 @@ def plan(config: Config) -> Plan:
     every = [rows for members in batches.values() for rows in members]
     shape = Shape.of(checkpoint, tokens / len(lengths))
     rate = _token_seconds(inputs, encoded, every[len(every) // 2])
-    edits = Edits.of(config, len(labels.concepts), validated="validation" in batches)
+    edits = Edits.of(config, len(labels.concepts), len(inputs.sites), validated="validation" in batches)
 
     def step(stage: str, what: str, work: float) -> Step:
         return Step(stage, what, work / tokens, work * rate)
@@ -171,10 +175,18 @@ def plan(config: Config) -> Plan:
         }
         found = _by_route(routes, count, len(own), size)
         steps += [step("evaluate", f"{name}: {what}", work) for what, work in found]
+        if name == "test" and edits.joint:
+            route = joint_route(shape, min(inputs.sites))
+            work = again + shape.head * len(own) + route.work(edits.joint, len(own), size)
+            steps.append(step("evaluate", f"joint: {edits.joint:,} edits of the best sites by {route.name}", work))
     if documents:
         size, width = sum(documents), int(checkpoint.config.hidden_size)
         routes = {site: text_route(shape, site, width, config.interventions.top) for site in inputs.sites}
         found = [("unedited", (1 + shape.head) * size), *_by_route(routes, edits.test, len(documents), size)]
+        if edits.joint:
+            first = text_route(shape, min(inputs.sites), width, config.interventions.top)
+            work = first.work(edits.joint, len(documents), size)
+            found.append((f"{edits.joint:,} joint edits by at most {first.name}", work))
         steps += [step("evaluate", f"perplexity: {what}", work) for what, work in found]
     stored = int(values * len(lengths) * 4 * _STORED_SHARE.get(checkpoint.model.dtype, 1.0))
     padded = sum(len(members) * lengths[members[-1]] for members in every)

@@ -9,6 +9,7 @@ import pytest
 
 from neuronlens.config import Config
 from neuronlens.evaluation.contrasts import EFFECTS
+from neuronlens.evaluation.joint import COLUMNS as JOINT
 from neuronlens.evaluation.measure import MEASURED
 from neuronlens.evaluation.questions import COLUMNS as QUESTIONS
 from neuronlens.evaluation.sweep import IDENTITY, PERPLEXITY
@@ -28,13 +29,13 @@ def told(page: str, column: str) -> bool:
     return bool({column, plain, grouped} & NAMED[page])
 
 
-@pytest.mark.parametrize("column", [*MEASURED, *PERPLEXITY, *QUESTIONS])
+@pytest.mark.parametrize("column", dict.fromkeys([*MEASURED, *PERPLEXITY, *QUESTIONS, *JOINT[JOINT.index("gain") :]]))
 def test_every_measured_column_is_explained(column):
     assert told("method.md", column)
     assert told("artifacts.md", column)
 
 
-@pytest.mark.parametrize("column", [*IDENTITY, *EFFECTS])
+@pytest.mark.parametrize("column", [*IDENTITY, *EFFECTS, *JOINT[: JOINT.index("n_target")]])
 def test_every_column_that_says_what_was_done_is_listed(column):
     assert told("artifacts.md", column)
 

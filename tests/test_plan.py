@@ -65,8 +65,31 @@ def test_the_parts_add_up(checkpoints, given):
     assert sum("ordinary tokens: 3 documents" in what for what in words) == 1
     # three sites, three ways
     assert sum(what.startswith("test: ") and " edits by " in what for what in words) == 3
+    (together,) = [step for step in found.steps if step.what.startswith("joint: ")]
+    assert together.what == "joint: 4 edits of the best sites by at most blocks 1 on"
+    (first,) = [step for step in found.steps if step.what.startswith("test: ") and "blocks 1 to 2" in step.what]
+    count = int(first.what.split()[1].replace(",", ""))
+    assert 0 < first.passes / count < together.passes / 4 < 16 / 60
+    assert sum("4 joint edits by at most blocks 1 on, and the head" in what for what in words) == 1
     assert sum("unedited, from hidden states of the pass of extract" in what for what in words) == 2
     assert not any("would not fit" in what for what in words)
+
+
+@pytest.mark.parametrize(
+    ("more", "count"),
+    [
+        ([], 0),
+        (["extract.sites=resid_post.all"], 4),
+        (["extract.sites=resid_post.all", "interventions.joint=[2,3,4,9]"], 8),
+        (["extract.sites=resid_post.all", "interventions.joint=[]"], 0),
+        (["extract.sites=resid_post.all", "interventions.tuned=null"], 0),
+    ],
+)
+def test_joint_edits_are_counted(checkpoints, given, more, count):
+    steps = plan(load_config(None, [f"checkpoint.path={checkpoints('bert').path}", *given, *more])).steps
+    assert [int(step.what.split()[1]) for step in steps if step.what.startswith("joint: ")] == (
+        [count] if count else []
+    )
 
 
 def test_a_shared_prompt_and_a_lack_of_memory_are_told(checkpoints, given, monkeypatch):

@@ -53,6 +53,15 @@ def choose(methods: Sequence[Method], selectivity: Array, confidence_selectivity
     return min(best.tolist(), key=lambda i: (_ordinary_dose(methods[i]), i))
 
 
+def rank(methods: Sequence[Method], selectivity: Array, confidence_selectivity: Array) -> list[int]:
+    """Places from the best method to the last, each the one that `choose` takes of those that are left."""
+    left, found = [*range(len(methods))], []
+    while left:
+        best = choose([methods[i] for i in left], selectivity[left], confidence_selectivity[left])
+        found.append(left.pop(best))
+    return found
+
+
 def _ordinary_dose(method: Method) -> float:
     if not isinstance(method.ranges, Ranges) or np.isnan(method.ranges.dose_ordinary).all():
         return 0.0

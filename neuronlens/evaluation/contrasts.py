@@ -47,11 +47,15 @@ def contrasts_table(scores: RowScores, edits: Mapping[tuple[str, str], Mapping[s
             if not concepts:
                 continue
             for effect, (measured, target, complement) in EFFECTS.items():
-                parts, unseen = _parts(scores, [own[name] for name in concepts], concepts, measured, target, complement)
+                parts, unseen = row_parts(
+                    scores, [own[name] for name in concepts], concepts, measured, target, complement
+                )
                 if theirs is not None:
                     parts = (
                         parts
-                        - _parts(scores, [theirs[name] for name in concepts], concepts, measured, target, complement)[0]
+                        - row_parts(
+                            scores, [theirs[name] for name in concepts], concepts, measured, target, complement
+                        )[0]
                     )
                 most = abs(target) + abs(complement)  # no drop is larger than 1, nor is the difference of two
                 found = total(parts, scores.truth, unseen if measured == "accuracy" else 0.0, limits=(-most, most))
@@ -77,7 +81,7 @@ _SCHEMA = pa.schema(
 )
 
 
-def _parts(
+def row_parts(
     scores: RowScores, index: Sequence[int], concepts: Sequence[str], measured: str, target: float, complement: float
 ) -> tuple[Array, float]:
     """[1, N] what each row adds to the mean over concepts."""

@@ -140,6 +140,16 @@ def deciding_route(
     return Route(name, behind * (1 - shared), shape.block - shape.entrance + head, once, together)
 
 
+def joint_route(shape: Shape, site: Site) -> Route:
+    """How rows are answered at most, where a site and deeper ones are edited together: what lies behind the first of them runs whole."""
+    behind, once = (shape.layers - 1 - site.layer) * shape.block, 0.0
+    name = f"at most blocks {site.layer + 1} on" if site.layer + 1 < shape.layers else "the last block"
+    if site.component == "mlp_post":
+        behind, once = behind + shape.down + shape.out, shape.block
+        name = f"at most the neurons' projection of block {site.layer} on"
+    return Route(name, behind, shape.head, once)
+
+
 def text_route(shape: Shape, site: Site, width: int, shares: Sequence[float]) -> Route:
     """How the losses of ordinary text are had under edits of a site (see `neuronlens.evaluation.text`).
 

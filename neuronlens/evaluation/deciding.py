@@ -23,8 +23,8 @@ from neuronlens.activations.readout import deciding_columns, only_tokens
 from neuronlens.activations.tokens import TokenTracker, resolve_pooling
 from neuronlens.evaluation.shared_prompt import SharedPrompt
 from neuronlens.evaluation.stacked import edits_together, stacked_passes
-from neuronlens.evaluation.suffix import Inner, record_inner, resume_within, run_unedited
-from neuronlens.interventions.edit import Dose, Edit
+from neuronlens.evaluation.suffix import Inner, record_inner, resume_before, resume_within, run_unedited
+from neuronlens.interventions.edit import AnyEdit, Dose, Edit, Joint, edit, sites_of
 from neuronlens.sites import layer_count
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Unedited:
     tracker: TokenTracker
 
     @classmethod
-    def of(cls, model: PreTrainedModel, interventions: Sequence[Edit], batch: Batch) -> Unedited:
+    def of(cls, model: PreTrainedModel, interventions: Sequence[AnyEdit], batch: Batch) -> Unedited:
         """Run that pass."""
         deciding, tracker, outputs = run_unedited(model, interventions, lambda: deciding_hidden(model, batch))
         return cls(deciding, outputs, tracker)
@@ -53,7 +53,7 @@ class Unedited:
 
 def deciding_passes(
     model: PreTrainedModel,
-    interventions: Sequence[Edit],
+    interventions: Sequence[AnyEdit],
     batch: Batch,
     unedited: Unedited | None = None,
     *,
@@ -65,7 +65,7 @@ def deciding_passes(
     Args:
         unedited: what the unedited model has left of the batch; run here unless given.
         tokens: of a language model's vocabulary, the only ones whose logits are needed.
-        shared: what all rows begin with, under the same interventions.
+        shared: what all rows begin with, under the same interventions. Joint ones make no use of it.
 
     Yields:
         Index, [B, V] float32 logits ([B, len(tokens)] with `tokens`), and the edit's dose.
@@ -84,12 +84,12 @@ def deciding_passes(
 
 def _edited(
     model: PreTrainedModel,
-    interventions: Sequence[Edit],
+    interventions: Sequence[AnyEdit],
     batch: Batch,
     unedited: Unedited,
     shared: SharedPrompt | None,
 ) -> Iterator[tuple[int, torch.Tensor, Dose]]:
-    """What the last block gives of the deciding tokens [B, 1, D] under each intervention (1 to M), site by site."""
+    """What the last block gives of the deciding tokens [B, 1, D] under each intervention (1 to M), site by site, the joint ones last."""
     last = layer_count(model.config) - 1
     together = edits_together(model.device, batch.input_ids.numel())
 
@@ -100,10 +100,10 @@ def _edited(
         with one_token_of_last_block(model, deciding_columns(model, given)):
             return whole(given)
 
-    by_site = sorted(range(len(interventions)), key=lambda i: interventions[i].site)
-    for site, places in groupby(by_site, key=lambda i: interventions[i].site):
+    alone = {i: item for i, item in enumerate(interventions) if not isinstance(item, Joint)}
+    for site, places in groupby(sorted(alone, key=lambda i: alone[i].site), key=lambda i: alone[i].site):
         own = list(places)
-        edits = [interventions[i] for i in own]
+        edits = [alone[i] for i in own]
         output = unedited.outputs.get(blocks_before(site))
         inner = record_inner(model, site.layer, output, whole) if site.component == "mlp_post" else None
         if site.layer < last and shared is not None:
@@ -115,6 +115,16 @@ def _edited(
             columns = deciding_columns(model, batch)
             passes = _single_tokens(model, edits, columns, unedited.tracker, output, inner)
         for i, (hidden, dose) in zip(own, passes, strict=True):
+            yield i + 1, hidden, dose
+    joint = {i: item for i, item in enumerate(interventions) if isinstance(item, Joint)}
+    for site, places in groupby(sorted(joint, key=lambda i: joint[i].site), key=lambda i: joint[i].site):
+        output = unedited.outputs.get(blocks_before(site))
+        inner = record_inner(model, site.layer, output, whole) if site.component == "mlp_post" else None
+        for i in places:
+            # where the last block is edited as well, the dose counts all its tokens
+            forward = one_token if max(sites_of(joint[i])).layer < last else whole
+            with resume_before(model, site, output, inner), edit(model, joint[i]) as (dose,):
+                hidden = forward(batch)
             yield i + 1, hidden, dose
 
 

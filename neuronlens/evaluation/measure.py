@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -89,21 +89,27 @@ def measure(scores: RowScores, concept: str, indices: Sequence[int]) -> list[dic
 
 def adjust(table: pa.Table) -> pa.Table:
     """Fill the adjusted p values: each method's over its concepts and sites (Benjamini-Hochberg)."""
+    families = [*zip(table["role"].to_pylist(), table["method"].to_pylist(), strict=True)]
+    for name in _P:
+        column = table.column_names.index(f"{name}_adjusted")
+        found = adjusted(table[name].to_pylist(), families)
+        table = table.set_column(column, f"{name}_adjusted", pa.array(found, pa.float64()))
+    return table
+
+
+def adjusted(given: Sequence[float | None], families: Sequence[Hashable]) -> list[float | None]:
+    """p values corrected over those that are known of their family (Benjamini-Hochberg); None stays None."""
     from scipy.stats import false_discovery_control
 
-    places: dict[tuple[str, str], list[int]] = {}
-    for i, key in enumerate(zip(table["role"].to_pylist(), table["method"].to_pylist(), strict=True)):
-        places.setdefault(key, []).append(i)
-    for name in _P:
-        given = np.array([np.nan if p is None else p for p in table[name].to_pylist()])
-        adjusted = np.full(len(given), np.nan)
-        for index in places.values():
-            known = [i for i in index if np.isfinite(given[i])]
-            if known:
-                adjusted[known] = false_discovery_control(given[known])
-        column = table.column_names.index(f"{name}_adjusted")
-        table = table.set_column(column, f"{name}_adjusted", pa.array(adjusted, from_pandas=True))
-    return table
+    places: dict[Hashable, list[int]] = {}
+    for i, (p, family) in enumerate(zip(given, families, strict=True)):
+        if p is not None:
+            places.setdefault(family, []).append(i)
+    found: list[float | None] = [None] * len(given)
+    for index in places.values():
+        for i, p in zip(index, false_discovery_control([given[i] for i in index]), strict=True):
+            found[i] = float(p)
+    return found
 
 
 def _rates(right: npt.NDArray[np.bool_]) -> Estimate:

@@ -7,7 +7,7 @@ from these, so that whoever plans it again, later or on another machine, gets th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -24,16 +24,17 @@ from neuronlens.config import Config
 from neuronlens.dataset import read_dataset, read_documents
 from neuronlens.evaluation.choice import FAMILIES, choose, members
 from neuronlens.evaluation.frontier import walked
+from neuronlens.evaluation.joint import JointMethod, JointScores, joint_methods
 from neuronlens.evaluation.matched import Losses
 from neuronlens.evaluation.measure import SELECTIVITY, measure
 from neuronlens.evaluation.methods import Method, by_place, distinct, read_methods
-from neuronlens.evaluation.questions import asked_questions, score_questions
+from neuronlens.evaluation.questions import asked_questions, question_columns, score_questions
 from neuronlens.evaluation.scoring import PartScores, RowScorer, RowScores
-from neuronlens.evaluation.text import TextScorer
-from neuronlens.interventions.edit import Edit
+from neuronlens.evaluation.text import TextScorer, perplexity_columns
+from neuronlens.interventions.edit import AnyEdit, Edit, Joint
 from neuronlens.parts import check_planned, go_on
 
-VALIDATION, TEST, TEXT, QUESTIONS = "validation", "test", "text", "questions"
+VALIDATION, TEST, JOINT, TEXT, QUESTIONS = "validation", "test", "joint", "text", "questions"
 _MOST = 32  # parts of a kind; an interruption costs a thirtieth of it
 _SCORES = "scores.npz"
 
@@ -50,7 +51,7 @@ class Scored:
     """
 
     methods: Sequence[Method]
-    edits: Sequence[Edit]
+    edits: Sequence[AnyEdit]
     places: Sequence[int]
     scores: RowScores
 
@@ -76,10 +77,12 @@ class Judged:
     Attributes:
         chosen: (site, concept, family) -> place of the candidate that was chosen.
         methods: that test rows see: the sweep, those candidates that were chosen or lie on a path, and the controls of what was chosen.
+        joint: what was chosen at the best sites, to be edited together.
     """
 
     chosen: Mapping[tuple[str, str, str], int]
     methods: Sequence[Method]
+    joint: Sequence[JointMethod]
 
 
 class Evaluation:
@@ -120,8 +123,8 @@ class Evaluation:
         Args:
             tried: the candidates on validation rows; None where there are none, and the first of each family is chosen.
         """
-        candidates = self.candidates
-        chosen = _choices(candidates, tried)
+        candidates, validated = self.candidates, [] if tried is None else tried.rows(0)
+        chosen = _choices(candidates, validated)
         mirrored = [candidates[i] for (_, _, family), i in chosen.items() if family == "tuned"]
         walks = {} if tried is None else walked(candidates, tried.scores, tried.places)
         of_use = {id(candidates[i]) for i in (*chosen.values(), *chain(*walks.values()))}
@@ -132,7 +135,8 @@ class Evaluation:
             or id(method) in of_use
             or (method.is_control and any(method.mirrors(other) for other in mirrored))
         ]
-        self.judged = Judged(chosen, methods)
+        joint = joint_methods(candidates, chosen, validated, self.config.interventions.joint)
+        self.judged = Judged(chosen, methods, joint)
         return self.judged
 
     def names(self, kind: str) -> list[str]:
@@ -158,7 +162,7 @@ class Evaluation:
         facts: dict[str, object] = {}
         with self._model:
             go_on()
-            if kind in (VALIDATION, TEST):
+            if kind in (VALIDATION, TEST, JOINT):
                 scorer = self._scorer(kind)
                 found = vars(scorer.score(some))
                 if place == 0:
@@ -169,9 +173,11 @@ class Evaluation:
                 found = {"columns": columns, "losses": losses}
             else:
                 assert self.asked is not None
-                edits = self._edits(self._methods(TEST))
+                edits: dict[str, Sequence[AnyEdit]] = {"correct": self._edits(self._methods(TEST))}
+                edits |= {JOINT: self._joint_edits} if self._joint_edits else {}
                 found = {
-                    "correct": score_questions(self.checkpoint, self.asked, edits, batch_tokens=self._batch_tokens)
+                    name: score_questions(self.checkpoint, self.asked, own, batch_tokens=self._batch_tokens)
+                    for name, own in edits.items()
                 }
         np.savez(out / _SCORES, **found)
         return facts
@@ -182,23 +188,48 @@ class Evaluation:
         Args:
             parts: name -> folder.
         """
-        methods, names = self._methods(kind), self.names(kind)
+        methods = self._methods(kind)
         _, index = distinct(methods)
-        scorer = self._scorer(kind)
-        fidelity = read_manifest(parts[names[0]])["facts"]["fidelity"]
-        scores = scorer.together([PartScores(**_read(parts[name])) for name in names], tuple(fidelity))
-        return Scored(methods, scorer.interventions, [i + 1 for i in index], scores)
+        edits = self._scorer(kind).interventions
+        return Scored(methods, edits, [i + 1 for i in index], self._scores(kind, parts))
+
+    def joint(self, parts: Mapping[str, Path]) -> JointScores | None:
+        """What the parts say of joint edits; None where there are none."""
+        assert self.judged is not None
+        methods = self.judged.joint
+        if not methods:
+            return None
+        losses, text = self._losses(parts), None
+        if losses is not None:
+            text = losses.losses[[0, *range(self._alone + 1, len(losses.losses))]], losses.predicted
+        answers = None if self.asked is None else _read(parts[self.names(QUESTIONS)[0]])[JOINT]
+        return JointScores(
+            methods,
+            self._scores(JOINT, parts),
+            perplexity_columns(text, len(methods)),
+            question_columns(answers, len(methods)),
+        )
 
     def losses(self, parts: Mapping[str, Path]) -> Losses | None:
-        """What the parts of the auxiliary text say; None where there is none."""
-        if self._texts is None:
-            return None
-        found = [_read(parts[name]) for name in self.names(TEXT)]
-        return Losses(*self._texts.together([(part["columns"], part["losses"]) for part in found]))
+        """What the parts of the auxiliary text say of edits of single sites; None where there is none."""
+        found = self._losses(parts)
+        return None if found is None else replace(found, losses=found.losses[: self._alone + 1])
 
     def answers(self, parts: Mapping[str, Path]) -> Any:
         """[M + 1, Q] which questions were answered right; None where none were asked."""
         return None if self.asked is None else _read(parts[self.names(QUESTIONS)[0]])["correct"]
+
+    def _scores(self, kind: str, parts: Mapping[str, Path]) -> RowScores:
+        names = self.names(kind)
+        fidelity = read_manifest(parts[names[0]])["facts"]["fidelity"]
+        return self._scorer(kind).together([PartScores(**_read(parts[name])) for name in names], tuple(fidelity))
+
+    def _losses(self, parts: Mapping[str, Path]) -> Losses | None:
+        """Of edits of single sites, then of joint ones."""
+        if self._texts is None:
+            return None
+        found = [_read(parts[name]) for name in self.names(TEXT)]
+        return Losses(*self._texts.together([(part["columns"], part["losses"]) for part in found]))
 
     def _methods(self, kind: str) -> Sequence[Method]:
         if kind == VALIDATION:
@@ -209,23 +240,39 @@ class Evaluation:
     def _edits(self, methods: Sequence[Method]) -> list[Edit]:
         return [method.edit(self.config.extract.pooling) for method in distinct(methods)[0]]
 
-    def _scorer(self, split: str) -> RowScorer:
-        return self._validation if split == VALIDATION else self._test
+    @property
+    def _alone(self) -> int:
+        """How many edits of single sites test rows and text see."""
+        return len(self._test.interventions)
+
+    @cached_property
+    def _joint_edits(self) -> list[Joint]:
+        assert self.judged is not None
+        return [method.edit(self.config.extract.pooling) for method in self.judged.joint]
+
+    def _scorer(self, kind: str) -> RowScorer:
+        if kind == JOINT:
+            return self._joint
+        return self._validation if kind == VALIDATION else self._test
 
     @cached_property
     def _validation(self) -> RowScorer:
-        return self._rows(VALIDATION)
+        return self._rows(VALIDATION, self._edits(self.candidates))
 
     @cached_property
     def _test(self) -> RowScorer:
-        return self._rows(TEST)
+        return self._rows(TEST, self._edits(self._methods(TEST)))
 
-    def _rows(self, split: str) -> RowScorer:
+    @cached_property
+    def _joint(self) -> RowScorer:
+        return self._rows(TEST, self._joint_edits)
+
+    def _rows(self, split: str, edits: Sequence[AnyEdit]) -> RowScorer:
         kept: Sequence[KeptBatch] = self._kept.get(split, ())
         return RowScorer.of(
             self.checkpoint,
             self.dataset,
-            self._edits(self._methods(split)),
+            edits,
             split=split,
             scoring=self.config.evaluate.scoring,
             batch_tokens=self._batch_tokens,
@@ -239,13 +286,15 @@ class Evaluation:
         if asked.auxiliary is None or self.checkpoint.kind != "language_model":
             return None
         documents = read_documents(asked.auxiliary, asked.auxiliary_rows)
-        edits = self._edits(self._methods(TEST))
+        edits: list[AnyEdit] = [*self._edits(self._methods(TEST)), *self._joint_edits]
         return TextScorer.of(self.checkpoint, documents, edits, max_tokens=self.config.dataset.max_tokens)
 
     def _groups(self, kind: str) -> list[range]:
         """Batches of each part of a kind."""
         if kind == QUESTIONS:
             return [] if self.asked is None else [range(1)]
+        if kind == JOINT and not self._joint_edits:
+            return []
         scorer = self._texts if kind == TEXT else self._scorer(kind)
         count = 0 if scorer is None else len(scorer.batches)
         size = -(-count // _MOST)
@@ -257,9 +306,12 @@ def _read(folder: Path) -> dict[str, Any]:
         return dict(found)
 
 
-def _choices(candidates: Sequence[Method], tried: Scored | None) -> dict[tuple[str, str, str], int]:
-    """(site, concept, family) -> place of the candidate that the validation rows choose; the first where there are none."""
-    scores = [] if tried is None else tried.rows(0)
+def _choices(candidates: Sequence[Method], scores: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str], int]:
+    """(site, concept, family) -> place of the candidate that the validation rows choose; the first where there are none.
+
+    Args:
+        scores: what they say of each candidate; empty where there are none.
+    """
     found: dict[tuple[str, str, str], int] = {}
     for site, concept in by_place(candidates):
         for family in FAMILIES:

@@ -15,7 +15,7 @@ from neuronlens.config import Config
 from neuronlens.encoding import Asked, encode_questions
 from neuronlens.evaluation.scoring import all_deciding
 from neuronlens.evaluation.uncertainty import wilson
-from neuronlens.interventions.edit import Edit
+from neuronlens.interventions.edit import AnyEdit
 from neuronlens.progress import track
 from neuronlens.questions import read_questions
 
@@ -23,7 +23,7 @@ COLUMNS = ("questions_accuracy", "questions_accuracy_low", "questions_accuracy_h
 
 
 def score_questions(
-    checkpoint: Checkpoint, asked: Asked, interventions: Sequence[Edit], *, batch_tokens: int = CPU_TOKENS
+    checkpoint: Checkpoint, asked: Asked, interventions: Sequence[AnyEdit], *, batch_tokens: int = CPU_TOKENS
 ) -> npt.NDArray[np.bool_]:
     """Which questions are answered right, unedited (index 0) and under each intervention (1 to M).
 

@@ -24,7 +24,7 @@ from neuronlens.encoding import Labels, encoder_for, resolve_labels
 from neuronlens.errors import DatasetError, NonFiniteActivationError
 from neuronlens.evaluation.deciding import Unedited, deciding_passes
 from neuronlens.evaluation.shared_prompt import SharedPrompt
-from neuronlens.interventions.edit import Dose, Edit, edit
+from neuronlens.interventions.edit import AnyEdit, Dose, Joint, edit, sites_of, where
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -77,11 +77,20 @@ class RowScores:
         names = ("predicted", "confidence", "changed", "looked_at")
         return replace(self, **{name: getattr(self, name)[index] for name in names})
 
+    def beside(self, other: RowScores) -> RowScores:
+        """These edits, and behind them another's of the same rows. What the unedited model answers is taken from here."""
+
+        def both(name: str) -> Any:
+            return np.concatenate([getattr(self, name), getattr(other, name)[1:]])
+
+        names = ("predicted", "confidence", "changed", "looked_at")
+        return replace(self, **{name: both(name) for name in names})
+
 
 def score_rows(
     checkpoint: Checkpoint,
     dataset: Dataset,
-    interventions: Sequence[Edit],
+    interventions: Sequence[AnyEdit],
     *,
     split: str = "test",
     scoring: Scoring = "constrained",
@@ -145,7 +154,7 @@ class RowScorer:
 
     checkpoint: Checkpoint
     dataset: Dataset
-    interventions: Sequence[Edit]
+    interventions: Sequence[AnyEdit]
     scoring: Scoring
     labels: Labels
     rows: Ints
@@ -159,7 +168,7 @@ class RowScorer:
         cls,
         checkpoint: Checkpoint,
         dataset: Dataset,
-        interventions: Sequence[Edit],
+        interventions: Sequence[AnyEdit],
         *,
         split: str,
         scoring: Scoring = "constrained",
@@ -182,7 +191,8 @@ class RowScorer:
 
     @cached_property
     def _shared(self) -> SharedPrompt | None:
-        return SharedPrompt.of_rows(self.checkpoint.model, self.encoded, self.interventions, _ROOM)
+        alone = [item for item in self.interventions if not isinstance(item, Joint)]
+        return SharedPrompt.of_rows(self.checkpoint.model, self.encoded, alone, _ROOM) if alone else None
 
     @torch.inference_mode()
     def fidelity(self) -> tuple[float, float, float]:
@@ -226,7 +236,7 @@ class RowScorer:
                     )
             answers = read_answers(logits, self.labels, scoring, classifier=classifier, texts=texts)
             for broken in answers.broken:
-                what = f"under the edit of site {interventions[index - 1].site}" if index else "of the unedited model"
+                what = f"under the edit of {where(interventions[index - 1])}" if index else "of the unedited model"
                 raise NonFiniteActivationError(
                     f"row {self.dataset.row[self.rows[batch.rows[broken]]]}: a logit {what} is not finite; "
                     "try checkpoint.dtype=float32, and check the weights"
@@ -250,9 +260,9 @@ class RowScorer:
 
 
 def check_fidelity(
-    model: PreTrainedModel, interventions: Sequence[Edit], batch: Batch, prompt: Sequence[int] = ()
+    model: PreTrainedModel, interventions: Sequence[AnyEdit], batch: Batch, prompt: Sequence[int] = ()
 ) -> tuple[float, float, float]:
-    """Do the hooks and the short cuts do what they say? Checked on one batch, at every site that is edited.
+    """Do the hooks and the short cuts do what they say? Checked on one batch, at every site that is edited, and at all that are together.
 
     Args:
         prompt: tokens that rows share and that are run once for all of them.
@@ -263,13 +273,13 @@ def check_fidelity(
         of the largest logit in the model's precision.
     """
     plain, no_op, suffix = deciding_logits(model, batch), 0.0, 0.0
-    for site in sorted({item.site for item in interventions}):
-        item = next(item for item in interventions if item.site == site)
+    for sites in sorted({sites_of(item) for item in interventions}):
+        item = next(item for item in interventions if sites_of(item) == sites)
         with edit(model, item.idle()):
             no_op = max(no_op, float((deciding_logits(model, batch) - plain).abs().max()))
         with edit(model, item):
             full = deciding_logits(model, batch)
-        shared = SharedPrompt(model, prompt, [item], 0) if prompt else None
+        shared = SharedPrompt(model, prompt, [item], 0) if prompt and not isinstance(item, Joint) else None
         resumed = next(logits for index, logits, _ in deciding_passes(model, [item], batch, shared=shared) if index)
         suffix = max(suffix, float((full - resumed).abs().max()))
     tolerance = _ROUNDINGS * torch.finfo(model.dtype).eps * float(plain.abs().max())
@@ -278,7 +288,7 @@ def check_fidelity(
 
 def all_deciding(
     model: PreTrainedModel,
-    interventions: Sequence[Edit],
+    interventions: Sequence[AnyEdit],
     batches: Iterable[Batch],
     *,
     tokens: Sequence[int] | None = None,

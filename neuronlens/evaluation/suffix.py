@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from neuronlens.activations.capture import attach, stand_in
 from neuronlens.activations.hidden import blocks_before, passed_on, record_blocks, resume_after
 from neuronlens.activations.tokens import TokenTracker
-from neuronlens.interventions.edit import Dose, Edit, edit
+from neuronlens.interventions.edit import AnyEdit, Dose, Edit, Joint, edit
 from neuronlens.sites import Site, blocks_of, family_of, layer_count, resolve
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def resume_before(model: PreTrainedModel, site: Site, output: Any, inner: Inner 
 
 
 def run_unedited(
-    model: PreTrainedModel, interventions: Sequence[Edit], forward: Callable[[], T]
+    model: PreTrainedModel, interventions: Sequence[AnyEdit], forward: Callable[[], T]
 ) -> tuple[T, TokenTracker, dict[int, Any]]:
     """A forward call that keeps what edits of the same batch can start from.
 
@@ -113,14 +113,21 @@ def run_unedited(
     return result, tracker, kept
 
 
-def split_at_head(model: PreTrainedModel, interventions: Sequence[Edit]) -> tuple[list[int], list[int]]:
-    """Places of the edits of what the last block gives, and of all others."""
-    behind = [blocks_before(item.site) == layer_count(model.config) for item in interventions]
-    return [i for i, last in enumerate(behind) if last], [i for i, last in enumerate(behind) if not last]
+def split_at_head(
+    model: PreTrainedModel, interventions: Sequence[AnyEdit]
+) -> tuple[dict[int, Edit], dict[int, AnyEdit]]:
+    """The edits of what the last block gives and of nothing else, and all others, by their places."""
+    last = layer_count(model.config)
+    ends = {
+        i: item
+        for i, item in enumerate(interventions)
+        if not isinstance(item, Joint) and blocks_before(item.site) == last
+    }
+    return ends, {i: item for i, item in enumerate(interventions) if i not in ends}
 
 
 def resumed_passes(
-    model: PreTrainedModel, interventions: Sequence[Edit], outputs: Mapping[int, Any], forward: Callable[[], T]
+    model: PreTrainedModel, interventions: Sequence[AnyEdit], outputs: Mapping[int, Any], forward: Callable[[], T]
 ) -> Iterator[tuple[T, Dose]]:
     """What a forward call gives under each intervention alone, resumed after what it leaves as it is.
 

@@ -17,15 +17,15 @@ from neuronlens.config import Config
 from neuronlens.dataset import Dataset, read_documents
 from neuronlens.evaluation.contrasts import contrasts_table
 from neuronlens.evaluation.frontier import frontier_tables
+from neuronlens.evaluation.joint import joint_table
 from neuronlens.evaluation.matched import Losses
 from neuronlens.evaluation.measure import MEASURED, adjust
 from neuronlens.evaluation.methods import Method, distinct
-from neuronlens.evaluation.planned import QUESTIONS, TEST, TEXT, VALIDATION, Evaluation, Scored
+from neuronlens.evaluation.planned import JOINT, QUESTIONS, TEST, TEXT, VALIDATION, Evaluation, Scored
 from neuronlens.evaluation.questions import COLUMNS as QUESTION_COLUMNS
 from neuronlens.evaluation.questions import asked_questions, question_columns, question_facts, score_questions
 from neuronlens.evaluation.scoring import RowScores, score_rows
-from neuronlens.evaluation.text import document_losses, perplexity
-from neuronlens.evaluation.uncertainty import ratio
+from neuronlens.evaluation.text import PERPLEXITY, document_losses, perplexity_columns
 from neuronlens.parts import Held, Parts
 from neuronlens.sources import Sources
 
@@ -33,7 +33,6 @@ IDENTITY = (
     *("site", "concept", "method", "setting", "role", "saliency", "top", "range", "base", "tau", "threshold", "gate"),
     *("neurons", "operator", "positions", "seed"),
 )
-PERPLEXITY = ("perplexity", "base_perplexity", "perplexity_ratio", "perplexity_ratio_low", "perplexity_ratio_high")
 _TYPES: Mapping[str, pa.DataType] = {
     **dict.fromkeys(("top", "tau", "threshold"), pa.float64()),
     **dict.fromkeys(("neurons", "n_target", "n_complement"), pa.int32()),
@@ -47,7 +46,7 @@ def evaluate(config: Config, inputs: Mapping[str, Path], out: Path, parts: Parts
 
     Where there are candidates of the tuned method, also validation.parquet (what choices were made on), chosen.parquet (what was chosen, in
     the words of results.parquet), contrasts.parquet (that against its controls), frontier.parquet and matched.parquet (methods at equal
-    target drops).
+    target drops); and with several sites joint.parquet (the best of them edited together).
 
     Args:
         inputs: `prepare` and `fit`, the folders of those stages.
@@ -78,7 +77,7 @@ def _evaluate(job: _Score, parts: Parts, out: Path) -> dict[str, object]:
         tried = found.scored(VALIDATION, validated)
     settled = found.judge(tried)
     chosen, methods = settled.chosen, settled.methods
-    names = [name for kind in (TEST, TEXT, QUESTIONS) for name in found.names(kind)]
+    names = [name for kind in (TEST, JOINT, TEXT, QUESTIONS) for name in found.names(kind)]
     tested = parts.make(names, job.after(validated))
     judged, losses = found.scored(TEST, tested), found.losses(tested)
     rows = _results(judged, losses, question_columns(found.answers(tested), len(judged.edits)), config)
@@ -105,21 +104,25 @@ def _evaluate(job: _Score, parts: Parts, out: Path) -> dict[str, object]:
         )
         write_table(out / "frontier.parquet", frontier)
         write_table(out / "matched.parquet", matched)
+    together = found.joint(tested)
+    if together is not None:
+        best = judged.of([method.methods[0] for method in settled.joint])
+        write_table(out / "joint.parquet", joint_table(together, judged.scores, best, config.seed))
     for name in ("rows", *(["documents"] if losses is not None else [])):
         (out / name).mkdir()
     for site in sorted({method.ranges.site for method in methods}):
         write_table(out / "rows" / f"site={site}.parquet", _rows_table(judged, dataset, str(site)))
         if losses is not None:
             write_table(out / "documents" / f"site={site}.parquet", _documents_table(judged, losses, str(site)))
-    scores = judged.scores
+    checked = [judged.scores, *([] if together is None else [together.scores])]
     return {
         "methods": len(methods),
         "edits": len(judged.edits),
-        "rows": len(scores.rows),
+        "rows": len(judged.scores.rows),
         "validation_rows": 0 if tried is None else len(tried.scores.rows),
-        "no_op_difference": scores.no_op_difference,
-        "suffix_difference": scores.suffix_difference,
-        "suffix_tolerance": scores.suffix_tolerance,
+        "no_op_difference": max(scores.no_op_difference for scores in checked),
+        "suffix_difference": max(scores.suffix_difference for scores in checked),
+        "suffix_tolerance": judged.scores.suffix_tolerance,
         "bootstrap": config.evaluate.bootstrap,
         "perplexity": losses is not None,
         "questions": question_facts(found.asked),
@@ -209,23 +212,10 @@ def _results(
 ) -> list[dict[str, Any]]:
     """The rows of results.parquet, in the order of the methods."""
     rows = judged.rows(config.seed)
-    ratios = _perplexities(losses, len(judged.edits))
+    ratios = perplexity_columns(None if losses is None else (losses.losses, losses.predicted), len(judged.edits))
     for row, place in zip(rows, judged.places, strict=True):
         row |= {**ratios[place - 1], **questions[place - 1]}
     return rows
-
-
-def _perplexities(losses: Losses | None, edits: int) -> list[dict[str, float | None]]:
-    """[M] perplexity with and without the edit, and their ratio with its interval over documents."""
-    if losses is None:
-        return [dict.fromkeys(PERPLEXITY) for _ in range(edits)]
-    values = perplexity(losses.losses, losses.predicted)
-    with np.errstate(over="ignore"):
-        spread = np.exp(ratio(losses.losses[1:] - losses.losses[0], losses.predicted))
-    return [
-        dict(zip(PERPLEXITY, map(float, (value, values[0], *spread[:, i])), strict=True))
-        for i, value in enumerate(values[1:])
-    ]
 
 
 def _aliases(

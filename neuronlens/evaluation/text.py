@@ -25,8 +25,9 @@ from neuronlens.errors import DatasetError
 from neuronlens.evaluation.lmhead import HiddenChange, head_of
 from neuronlens.evaluation.predictions import Predictions
 from neuronlens.evaluation.suffix import resumed_passes, run_unedited, split_at_head
+from neuronlens.evaluation.uncertainty import ratio
 from neuronlens.evaluation.unembedding import Unembedding
-from neuronlens.interventions.edit import Edit
+from neuronlens.interventions.edit import AnyEdit, Edit
 from neuronlens.sites import layer_count
 
 if TYPE_CHECKING:
@@ -34,13 +35,15 @@ if TYPE_CHECKING:
 
 Doubles = npt.NDArray[np.float64]
 
+PERPLEXITY = ("perplexity", "base_perplexity", "perplexity_ratio", "perplexity_ratio_low", "perplexity_ratio_high")
+
 # Bytes of the vectors that edits of the last block's output are given at once; before and behind the norm and for the update of the logits
 # they are held up to three times.
 _EDITED_BYTES = 256 << 20
 
 
 def document_losses(
-    checkpoint: Checkpoint, documents: Sequence[str], interventions: Sequence[Edit], *, max_tokens: int = 128
+    checkpoint: Checkpoint, documents: Sequence[str], interventions: Sequence[AnyEdit], *, max_tokens: int = 128
 ) -> tuple[Doubles, Ints]:
     """Negative log likelihood of ordinary text, unedited (index 0) and under each intervention (1 to M).
 
@@ -63,7 +66,7 @@ class TextScorer:
     """
 
     checkpoint: Checkpoint
-    interventions: Sequence[Edit]
+    interventions: Sequence[AnyEdit]
     encoded: Sequence[Sequence[int]]
     batches: Sequence[Ints]
 
@@ -73,7 +76,12 @@ class TextScorer:
 
     @classmethod
     def of(
-        cls, checkpoint: Checkpoint, documents: Sequence[str], interventions: Sequence[Edit], *, max_tokens: int = 128
+        cls,
+        checkpoint: Checkpoint,
+        documents: Sequence[str],
+        interventions: Sequence[AnyEdit],
+        *,
+        max_tokens: int = 128,
     ) -> TextScorer:
         """See `document_losses`.
 
@@ -117,8 +125,27 @@ def perplexity(losses: Doubles, predicted: Ints) -> Doubles:
     return np.asarray(np.exp(losses.sum(axis=-1) / predicted.sum()))
 
 
+def perplexity_columns(found: tuple[Doubles, Ints] | None, edits: int) -> list[dict[str, float | None]]:
+    """[M] the columns `PERPLEXITY` of results.parquet: with the edit and without, and their ratio with its interval over documents.
+
+    Args:
+        found: what `document_losses` returned; None where there was no text, and so are all columns then.
+        edits: M.
+    """
+    if found is None:
+        return [dict.fromkeys(PERPLEXITY) for _ in range(edits)]
+    losses, predicted = found
+    values = perplexity(losses, predicted)
+    with np.errstate(over="ignore"):
+        spread = np.exp(ratio(losses[1:] - losses[0], predicted))
+    return [
+        dict(zip(PERPLEXITY, map(float, (value, values[0], *spread[:, i])), strict=True))
+        for i, value in enumerate(values[1:])
+    ]
+
+
 def text_losses(
-    model: PreTrainedModel, interventions: Sequence[Edit], batch: Batch
+    model: PreTrainedModel, interventions: Sequence[AnyEdit], batch: Batch
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """Losses of the documents of a batch, unedited (index 0) and under each intervention (1 to M), in no particular order.
 
@@ -131,20 +158,20 @@ def text_losses(
 
 
 def _text_losses(
-    model: PreTrainedModel, unembedding: Unembedding | None, interventions: Sequence[Edit], batch: Batch
+    model: PreTrainedModel, unembedding: Unembedding | None, interventions: Sequence[AnyEdit], batch: Batch
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """`text_losses`, where the model's unembedding is known; None leaves the head to the model's own code."""
     predictions = Predictions.of(batch)
     head = head_of(model, batch, predictions, unembedding)
     ends, others = split_at_head(model, interventions)
     vectors, tracker, outputs = run_unedited(model, interventions, head.vectors)
-    passes = resumed_passes(model, [interventions[i] for i in others], outputs, head.vectors)
+    passes = resumed_passes(model, [*others.values()], outputs, head.vectors)
     for i, (edited, _) in zip(others, passes, strict=True):
         yield i + 1, predictions.per_document(head.losses(edited)[0])
     size = max(1, _EDITED_BYTES // max(1, vectors.numel() * vectors.element_size()))
     for start in range(0, max(1, len(ends)), size):
-        group = ends[start : start + size]
-        changes = [_change(model, interventions[i], predictions, tracker, outputs) for i in group]
+        group = [*ends][start : start + size]
+        changes = [_change(model, ends[i], predictions, tracker, outputs) for i in group]
         plain, *changed = head.losses(vectors, changes)
         if start == 0:
             yield 0, predictions.per_document(plain)

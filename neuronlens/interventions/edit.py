@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -243,14 +243,58 @@ class LinearErasure:
         return tokens[..., None].expand_as(hidden)
 
 
+@dataclass(frozen=True)
+class Joint:
+    """Edits of several sites, made in the same forward call. A deeper one sees what the shallower ones have made of its activations.
+
+    Attributes:
+        items: one a site, in the order in which a forward call meets them.
+    """
+
+    items: tuple[Edit, ...]
+
+    @classmethod
+    def of(cls, items: Iterable[Edit]) -> Joint:
+        """Put them into that order."""
+        return cls(tuple(sorted(items, key=lambda item: item.site)))
+
+    @property
+    def site(self) -> Site:
+        """The first: nothing before it is changed."""
+        return self.items[0].site
+
+    def idle(self) -> Joint:
+        """The same with edits that never change anything."""
+        return Joint(tuple(item.idle() for item in self.items))
+
+
+AnyEdit = Edit | Joint
+
+
+def parts_of(item: AnyEdit) -> tuple[Edit, ...]:
+    """The edits of single sites that an edit is made of, in the order in which a forward call meets them."""
+    return item.items if isinstance(item, Joint) else (item,)
+
+
+def sites_of(item: AnyEdit) -> tuple[Site, ...]:
+    """Where it acts."""
+    return tuple(part.site for part in parts_of(item))
+
+
+def where(item: AnyEdit) -> str:
+    """The same in words."""
+    sites = sites_of(item)
+    return f"{'site' if len(sites) == 1 else 'sites'} {' and '.join(map(str, sites))}"
+
+
 @dataclass
 class Dose:
     """How much the latest forward call was changed by one intervention.
 
     Attributes:
-        changed: [B] activations in range at the positions looked at.
+        changed: [B] activations in range at the positions looked at, over all its sites.
         looked_at: [B] activations at those positions, over the intervention's neurons.
-        calls: how often the hook has fired.
+        calls: how often its hooks have fired.
     """
 
     changed: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
@@ -261,7 +305,7 @@ class Dose:
 @contextlib.contextmanager
 def edit(
     model: PreTrainedModel,
-    interventions: Ranges | Edit | Sequence[Ranges | Edit],
+    interventions: Ranges | AnyEdit | Sequence[Ranges | AnyEdit],
     *,
     operator: str = "zero",
     tracker: TokenTracker | None = None,
@@ -294,17 +338,23 @@ def edit(
 
         stack.callback(model.register_forward_hook(count).remove)
         for item, dose in zip(edits, doses, strict=True):
-            change = _changer(item, dose, follower, model)
-            stack.callback(attach(resolve(model, item.site), change).remove)
+            for place, part in enumerate(parts_of(item)):
+                change = _changer(part, dose, follower, model, first=not place)
+                stack.callback(attach(resolve(model, part.site), change).remove)
         yield doses
         for item, dose in zip(edits, doses, strict=True):
-            if dose.calls != calls:
-                raise NeuronLensError(f"the edit of site {item.site} fired {dose.calls} times in {calls} forward calls")
+            if dose.calls != calls * len(parts_of(item)):
+                raise NeuronLensError(f"the edit of {where(item)} fired {dose.calls} times in {calls} forward calls")
 
 
 def _changer(
-    item: Edit, dose: Dose, tracker: TokenTracker, model: PreTrainedModel
+    item: Edit, dose: Dose, tracker: TokenTracker, model: PreTrainedModel, *, first: bool
 ) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What a hook does.
+
+    Args:
+        first: whether a forward call begins to count the dose here, rather than adding to it.
+    """
     pooling = resolve_pooling(item.pooling, model.config.model_type)
     placed: dict[torch.device, Edit] = {}  # blocks of one model may lie on several devices
 
@@ -313,8 +363,10 @@ def _changer(
             placed[hidden.device] = item.to(hidden.device)
         tokens = tracker.where(item.positions, pooling).to(hidden.device)
         edited, inside = placed[hidden.device].apply(hidden, tokens)
-        dose.changed = inside.sum(dim=(1, 2))
-        dose.looked_at = tokens.sum(dim=1) * item.width
+        changed, looked_at = inside.sum(dim=(1, 2)), tokens.sum(dim=1) * item.width
+        if not first:
+            changed, looked_at = dose.changed + changed.to(dose.changed), dose.looked_at + looked_at.to(dose.looked_at)
+        dose.changed, dose.looked_at = changed, looked_at
         dose.calls += 1
         return edited
 

@@ -20,10 +20,11 @@ from neuronlens.evaluation.summary import (
 )
 from neuronlens.evaluation.uncertainty import wilson
 from neuronlens.report.findings import CLAIMS, DECIDABLE_CONCEPTS, find
+from neuronlens.report.layers import layers_of
 from neuronlens.report.neurons import card_entry, most_selective
 from neuronlens.report.table import kind_of
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SETTINGS_RULE = (
     "Neurons are ranked by mean |a| (reference) and by d' (contrastive), the top 30 % masked at mean ± 2 std, set to zero; where the sweep "
     "lacks a value, the nearest one stands in."
@@ -50,12 +51,12 @@ def audit_document(config: Config, inputs: Mapping[str, Path]) -> dict[str, Any]
         "whole_neuron": compare_with_whole_neuron(table, config.seed),
         "random_neurons": compare_with_random_neurons(table, config.seed),
     }
-    chosen, contrasts, matched = (
-        _optional(inputs["evaluate"] / f"{name}.parquet") for name in ("chosen", "contrasts", "matched")
+    chosen, contrasts, matched, joint = (
+        _optional(inputs["evaluate"] / f"{name}.parquet") for name in ("chosen", "contrasts", "matched", "joint")
     )
     results: Rows = table.to_pylist()
     listed = [row for row in results if row["role"] == "sweep" and row["range"] in _LISTED] + chosen
-    base = _base(results)
+    base, summary = _base(results), summarise([*results, *chosen])
     document = {
         "schema_version": SCHEMA_VERSION,
         "checkpoint": {
@@ -89,10 +90,11 @@ def audit_document(config: Config, inputs: Mapping[str, Path]) -> dict[str, Any]
         "comparisons": {name: [_comparison(part) for part in parts] for name, parts in comparisons.items()},
         "contrasts": contrasts,
         "matched": matched,
-        "summary": [row | {"kind": kind_of(row)} for row in summarise([*results, *chosen])],
+        "layers": layers_of(summary, joint, facts["prepare"]["sites"]),
+        "summary": [row | {"kind": kind_of(row)} for row in summary],
         "results": [row | {"kind": kind_of(row)} for row in listed],
         "neurons": [card_entry(card) for cards in _cards(inputs["fit"], settings).values() for card in cards],
-        "trust": _trust(config, facts, results),
+        "trust": _trust(config, facts, results, joint),
         "artifacts": {name: content_hash(folder) for name, folder in inputs.items()},
         "versions": manifests["evaluate"]["versions"],
     }
@@ -143,7 +145,7 @@ def _comparison(part: Comparison) -> dict[str, Any]:
     return {**asdict(part), "effects": {name: asdict(effect) for name, effect in part.effects.items()}}
 
 
-def _trust(config: Config, facts: Mapping[str, Any], results: Rows) -> dict[str, Any]:
+def _trust(config: Config, facts: Mapping[str, Any], results: Rows, joint: Rows) -> dict[str, Any]:
     """What speaks for and against believing the rest."""
     available = {name: splits["fit"] for name, splits in facts["prepare"]["rows"].items()}
     used = facts["fit"]["rows"]
@@ -160,7 +162,7 @@ def _trust(config: Config, facts: Mapping[str, Any], results: Rows) -> dict[str,
         "warnings": [*facts["fit"]["warnings"], *_undecidable(len(used))],
         "seed": config.seed,
         "resamples": config.evaluate.bootstrap,
-        "not_looked_at": _not_looked_at(config, facts, results),
+        "not_looked_at": _not_looked_at(config, facts, results, joint),
     }
 
 
@@ -172,13 +174,15 @@ def _undecidable(concepts: int) -> list[str]:
     ]
 
 
-def _not_looked_at(config: Config, facts: Mapping[str, Any], results: Rows) -> list[str]:
+def _not_looked_at(config: Config, facts: Mapping[str, Any], results: Rows, joint: Rows) -> list[str]:
     kinds = {row["range"] for row in results}
     told = [
         f"Sites other than {', '.join(facts['prepare']['sites'])}.",
         "Whether the rows of the sweep differ at a matched dose: they are compared at equal parameters.",
         "Other prompts, other seeds of the data split, and rows outside this data set.",
     ]
+    if len(facts["prepare"]["sites"]) > 1 and not joint:
+        told.append("Edits of several sites together.")
     if facts["prepare"]["checkpoint"]["kind"] == "classifier":
         told.append("Damage outside the task: a classifier has no perplexity.")
     elif not facts["evaluate"]["perplexity"]:

@@ -1,4 +1,4 @@
-"""summary.md: an audit in at most ten lines, for a terminal or a comment on a pull request."""
+"""summary.md: an audit in at most ten lines, for a terminal or a comment on a pull request; of several sites also a small table."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any
 
 from neuronlens.report.table import KIND_NAMES, main_summaries
 from neuronlens.report.text import code, count, markdown, points, points_between, significant
+from neuronlens.report.view import Layers, layer_rows, spread
 
 LINES = 10
+SITES_LISTED = 12
 _LINES_OF_CLAIMS = (
     *(("effect",), ("spares", "confidence", "text"), ("selective",), ("control",), ("site", "tuned_control")),
     ("tuned", "tuned_confidence", "tuned_text"),
@@ -22,8 +24,33 @@ _AFTER_ANOTHER = {
 
 
 def summary_markdown(audit: Mapping[str, Any]) -> str:
-    """The lines: what was audited, what was found, the deepest site's main methods, what to be wary of."""
-    return "\n".join(list(_lines(audit))[:LINES]) + "\n"
+    """The lines: what was audited, what was found, the deepest site's main methods, what to be wary of. Then the table of layers."""
+    lines, layers = list(_lines(audit))[:LINES], layer_rows(audit)
+    if layers is not None:
+        lines += ["", *_layers(layers)]
+    return "\n".join(lines) + "\n"
+
+
+def _layers(layers: Layers) -> Iterator[str]:
+    """Site by site, at most so many of them, then the best together."""
+    listed = spread([row["site"] for row in layers.sites], SITES_LISTED)
+    some = "" if len(listed) == len(layers.sites) else f" ({len(listed)} of {len(layers.sites)})"
+    yield f"| Layers{some} | target drop | others' drop | selectivity | gain over the best site |"
+    yield "| --- | --: | --: | --: | --: |"
+    for row in layers.sites:
+        if row["site"] in listed:
+            yield _cells(row["site"], row, "")
+    for row in layers.means:
+        yield _cells(f"the best {row['count']} together", row, f"{_share(row, 'gain')} {row['verdict']}")
+
+
+def _cells(name: str, row: Mapping[str, Any], last: str) -> str:
+    shares = [_share(row, f"{group}_accuracy_drop") for group in ("target", "complement")]
+    return f"| {' | '.join([name, *shares, _share(row, 'selectivity'), last])} |"
+
+
+def _share(row: Mapping[str, Any], name: str) -> str:
+    return f"{points(row[name])} {points_between(row[f'{name}_low'], row[f'{name}_high'])}".rstrip()
 
 
 def _lines(audit: Mapping[str, Any]) -> Iterator[str]:

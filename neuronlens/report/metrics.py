@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from neuronlens.report.layers import joint_means
 from neuronlens.report.table import KIND_NAMES, main_summaries
 
 _PER_METHOD = (
@@ -29,7 +30,7 @@ def metrics(audit: Mapping[str, Any]) -> dict[str, float]:
     """Flat name -> number, few enough to be read in a diff. What was not measured is left out.
 
     The main methods' numbers are those of the deepest site; `best/...` is the highest mean selectivity of all sites and settings, which
-    chance favours the more of them there are.
+    chance favours the more of them there are. `joint/2/...` is of the edits of the two best sites together.
     """
     found: dict[str, float | None] = {"base/accuracy": audit["base"]["accuracy"]}
     found |= {f"base/accuracy/{row['concept']}": row["accuracy"] for row in audit["base"]["concepts"]}
@@ -42,6 +43,8 @@ def metrics(audit: Mapping[str, Any]) -> dict[str, float]:
     for kind in KIND_NAMES:
         own = [row["selectivity"] for row in audit["summary"] if row["kind"] == kind and row["selectivity"] is not None]
         found[f"best/{kind}/selectivity"] = max(own, default=None)
+    for row in joint_means(audit):
+        found |= {f"joint/{row['count']}/{measured}": row[measured] for measured in (*_PER_METHOD, "gain")}
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -66,6 +66,7 @@ def html(audit: Mapping[str, Any]) -> str:
         neurons=view.neuron_panels(cards),
         cards=cards,
         matched=view.matched_rows(audit),
+        layers=view.layer_rows(audit),
         kind_names=KIND_NAMES,
         kinds_drawn=view.kinds_drawn(panels),
         saliency_words=SALIENCY_WORDS,

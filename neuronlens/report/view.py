@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from neuronlens.report.layers import joint_concepts, joint_means
 from neuronlens.report.neurons import Card
 from neuronlens.report.plots import drawn_bins, effects_chart, histogram_chart
 from neuronlens.report.table import KIND_NAMES, is_main, main_summaries
@@ -135,6 +136,24 @@ def matched_rows(audit: Row) -> dict[str, list[Row]]:
         site: [row for row in audit["matched"] if (row["site"], row["against"]) == (site, "paper")] for site in drawn
     }
     return {site: rows for site, rows in found.items() if rows}
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The tuned method at each site alone, at the best sites together as means over concepts, and that concept by concept."""
+
+    sites: Sequence[Row]
+    means: Sequence[Row]
+    concepts: Sequence[Row]
+    unlisted: int
+
+
+def layer_rows(audit: Row) -> Layers | None:
+    """What there is to compare; None where that is a single site, or nothing was tuned."""
+    sites, concepts = audit["layers"]["sites"], joint_concepts(audit)
+    if len(sites) < 2:
+        return None
+    return Layers(sites, joint_means(audit), concepts[:ROWS_LISTED], len(concepts[ROWS_LISTED:]))
 
 
 def concept_rows(audit: Row) -> tuple[dict[str, list[Row]], int]:

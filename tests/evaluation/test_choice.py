@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuronlens.evaluation.choice import FAMILIES, choose, members
+from neuronlens.evaluation.choice import FAMILIES, choose, members, rank
 from tests.evaluation.by_hand import SITE, method
 
 NAN = float("nan")
@@ -29,6 +29,7 @@ def test_the_best_wins_then_the_least_dose_then_the_first(found):
     selectivity, confidence, doses = (np.array(column) for column in zip(*found, strict=True))
     plain = [(-round((s + c) * 10), dose, i) for i, (s, c, dose) in enumerate(found)]
     assert choose(candidates(*doses), selectivity, confidence) == min(plain)[2]
+    assert rank(candidates(*doses), selectivity, confidence) == [place for *_, place in sorted(plain)]
 
 
 def test_what_rounding_leaves_decides_nothing():

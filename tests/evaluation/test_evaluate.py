@@ -96,11 +96,13 @@ def test_hidden_states_that_extraction_left_change_no_byte(
         if stage == "evaluate":
             break
     checked = len(ran)
+    together = {tuple(row["sites"]) for row in rows_at(tmp_path / "audit" / "evaluate", "joint") if row["concept"]}
     first = tmp_path / "first"
     shutil.copytree(tmp_path / "audit" / "evaluate", first)
     run_stage("evaluate", config, tmp_path / "audit", force=True)
     batches = len(ran) - 2 * checked
-    assert checked == 2 * 3, "the check of fidelity alone, on both splits at three sites"
+    assert together
+    assert checked == 2 * 3 + len(together), "the check of fidelity alone, on both splits at three sites, and together"
     assert batches > 2
     again = tmp_path / "audit" / "evaluate"
     assert tables_at(first) == tables_at(again)

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from neuronlens.activations.extract import collect_activations
-from neuronlens.checkpoint import load_checkpoint
 from neuronlens.config import Config
 from neuronlens.encoding import encode_questions, question_prompt
 from neuronlens.evaluation.methods import Method
@@ -25,25 +24,9 @@ from neuronlens.sites import Site
 from tests import reference
 from tests.conftest import sentences
 from tests.evaluation.by_hand import masking
-from tests.models import LANGUAGE_MODELS, WORDS, save_checkpoint, tokenizer
+from tests.models import LANGUAGE_MODELS, WORDS
 
 LETTERS = "ABCD"
-
-
-@pytest.fixture(scope="module")
-def lettered(tmp_path_factory):
-    """`lettered(family)` is a random checkpoint whose tokenizer knows " A" to " D" as tokens."""
-    made = {}
-
-    def make(family):
-        if family not in made:
-            folder = save_checkpoint(tmp_path_factory.mktemp("lettered") / family, family)
-            known = [f"{word} " * 3 for word in WORDS] + [" A B C D" * 50]
-            tokenizer(family).train_new_from_iterator(known, 400).save_pretrained(folder)
-            made[family] = load_checkpoint(folder)
-        return made[family]
-
-    return make
 
 
 def some_questions(count=12):

@@ -119,7 +119,7 @@ def test_edits_of_what_the_last_block_gives_are_told_apart(checkpoints):
     checkpoint = checkpoints("llama")
     ends, others = split_at_head(checkpoint.model, [half(checkpoint.config, site) for site in SITES])
     assert [str(SITES[i]) for i in ends] == [f"resid_post.{LAYERS - 1}"]
-    assert sorted(ends + others) == list(range(len(SITES)))
+    assert sorted([*ends, *others]) == list(range(len(SITES)))
 
 
 @torch.inference_mode()

@@ -262,7 +262,7 @@ def test_json_is_the_documents_bytes_and_nothing_else(
     assert main([*_as_options(configure()), "--out", str(audited), "--no-flow", "--json"]) == 0
     out, err = capfdbinary.readouterr()
     assert out == (audited / "report/audit.json").read_bytes()
-    assert json.loads(out)["schema_version"] == 2
+    assert json.loads(out)["schema_version"] == 3
     assert b"prepare" in err
 
 

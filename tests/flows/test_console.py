@@ -52,6 +52,22 @@ def test_it_is_plain_text_where_nobody_looks(
     assert all(character.isprintable() or character == "\n" for character in shown)
 
 
+def test_what_several_sites_give_together_is_told(
+    tmp_path: Path, audited: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audit = json.loads((audited / "report/audit.json").read_text())
+    assert "edited together" not in _shown(audited / "report/audit.json", 80, monkeypatch, capsys)
+    row = {"count": 2, "verdict": "not decided"}
+    row |= {"selectivity": 0.5, "selectivity_low": 0.25, "selectivity_high": 0.75}
+    row |= {"gain": 0.02, "gain_low": -0.01, "gain_high": 0.05}
+    audit["layers"]["joint"] = [{"concept": "sports", **row}, {"concept": None, **row}]
+    (tmp_path / "audit.json").write_text(json.dumps(audit))
+    told = _shown(tmp_path / "audit.json", 80, monkeypatch, capsys).splitlines()
+    gain = f"{points(0.02)} [{points(-0.01)}, {points(0.05)}]"
+    assert told[-1] == f"2 sites  50.0 [25.0, 75.0], gain {gain}: not decided"
+    assert sum("together" in line for line in told) == 1
+
+
 def test_warnings_go_to_stderr(tmp_path: Path, audited: Path, capsys: pytest.CaptureFixture[str]) -> None:
     audit = json.loads((audited / "report/audit.json").read_text())
     audit["trust"]["warnings"] = ["concept \x1b[31mred has 3 rows"]

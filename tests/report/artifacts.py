@@ -13,6 +13,8 @@ import pyarrow as pa
 from neuronlens.activations.store import Activations
 from neuronlens.artifact import write_manifest, write_table
 from neuronlens.config import Config
+from neuronlens.evaluation.joint import COLUMNS as JOINT_COLUMNS
+from neuronlens.evaluation.joint import SCHEMA as JOINT_SCHEMA
 from neuronlens.evaluation.measure import MEASURED
 from neuronlens.evaluation.questions import COLUMNS as QUESTION_COLUMNS
 from neuronlens.params import load_config
@@ -166,6 +168,31 @@ def matched_table(site: str, gain: float, *, width: float = 0.05, reached: int =
     return pa.Table.from_pylist(rows)
 
 
+def joint_table(
+    concepts: Sequence[str], sites: Sequence[str], gain: float, *, width: float = 0.05, p: float = 0.001
+) -> pa.Table:
+    """joint.parquet of the last two sites, the last being the best, with one planted gain; the means over concepts stand behind."""
+    rows: list[dict[str, Any]] = []
+    for concept in (*concepts, None):
+        row: dict[str, Any] = dict.fromkeys(JOINT_COLUMNS) | {"concept": concept, "count": 2, "gain_p": p}
+        row |= {"concepts": len(concepts) if concept is None else 1, "gain_p_adjusted": p}
+        if concept is not None:
+            row |= {"sites": list(sites[-2:]), "settings": ["shallow/setting", "deep/setting"], "best_site": sites[-1]}
+            row |= {"n_target": 20, "n_complement": 20 * (len(concepts) - 1)}
+        for name, value in (
+            ("gain", gain),
+            ("confidence_gain", gain / 2),
+            ("selectivity", 0.5 + gain),
+            ("target_accuracy_drop", 0.6 + gain),
+            ("complement_accuracy_drop", 0.1),
+            ("perplexity_ratio", 1.25),
+            ("dose_target", 0.025),
+        ):
+            row |= {name: value, f"{name}_low": value - width, f"{name}_high": value + width}
+        rows.append({name: row[name] for name in JOINT_COLUMNS})
+    return pa.Table.from_pylist(rows, schema=JOINT_SCHEMA)
+
+
 def _schema(row: dict[str, Any]) -> pa.Schema:
     """Text and whole numbers as they are; every other column holds numbers, also where all are missing."""
     kinds = {str: pa.string(), int: pa.int64()}
@@ -206,11 +233,13 @@ def make_audit(
     kind: str = "language_model",
     warnings: Sequence[str] = (),
     gain: float | None = None,
+    joint: float | None = None,
 ) -> dict[str, Path]:
     """The artifacts that a report reads.
 
     Args:
         gain: of the tuned method over everything it is compared with; nothing was tuned where it is None.
+        joint: gain of what was edited at the last two sites together; nothing was where it is None.
 
     Returns:
         Stage -> its folder.
@@ -230,6 +259,8 @@ def make_audit(
         write_table(inputs["evaluate"] / "chosen.parquet", chosen_table(results))
         for name, table in (("contrasts", contrasts_table), ("matched", matched_table)):
             write_table(inputs["evaluate"] / f"{name}.parquet", pa.concat_tables([table(site, gain) for site in sites]))
+    if joint is not None:
+        write_table(inputs["evaluate"] / "joint.parquet", joint_table(concepts, sites, joint))
     facts: dict[str, dict[str, Any]] = {
         "prepare": {
             "checkpoint": {"name": name, "fingerprint": "ab" * 32, "kind": kind, "model_type": "gpt2"},

@@ -16,7 +16,7 @@ from tests.report.artifacts import config, make_audit, results_table
 def audit_inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Artifacts of an audit with 6 concepts at 2 sites."""
     folder = tmp_path_factory.mktemp("audit")
-    return make_audit(folder, config(), results_table(sites=("resid_post.0", "mlp_post.1")), gain=0.3)
+    return make_audit(folder, config(), results_table(sites=("resid_post.0", "mlp_post.1")), gain=0.3, joint=0.2)
 
 
 @pytest.fixture(scope="session")
