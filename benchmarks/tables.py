@@ -35,10 +35,15 @@ def _both(ratio: float) -> str:
 
 def filled(document: str, results: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> str:
     """A document with the table of each benchmark between `<!-- NAME -->` and `<!-- end -->`."""
+    return filled_with(document, {name: table(titles) for name, titles in results.items()})
+
+
+def filled_with(document: str, texts: Mapping[str, str]) -> str:
+    """A document with a text between each `<!-- NAME -->` and `<!-- end -->`; places of other names stay as they are."""
 
     def fill(place: re.Match[str]) -> str:
         name = place["name"]
-        return f"<!-- {name} -->\n{table(results[name])}<!-- end -->" if name in results else place[0]
+        return f"<!-- {name} -->\n{texts[name].rstrip()}\n<!-- end -->" if name in texts else place[0]
 
     return _PLACE.sub(fill, document)
 

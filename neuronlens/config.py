@@ -37,6 +37,7 @@ RangeKind = Literal["gaussian", "quantile", "discriminative", "full"]
 Gate = Literal["none", "agreement"]
 Control = Literal["random_neurons", "random_ranges", "other_concept", "leace"]
 Positions = Literal["all", "last", "pooled", "prompt", "generated"]
+Runner = Literal["threads", "processes", "dask"]
 Scoring = Literal["constrained", "labels", "free", "generate"]
 # name -> whether it takes a number behind a colon: "no", "may" or "must"
 OPERATORS = {
@@ -315,7 +316,7 @@ class RemoteParams(_Section):
 class RunnerParams(_Section):
     """Who makes the parts of extraction and evaluation; a text alone is the kind. No stage depends on it."""
 
-    kind: Literal["threads", "processes", "dask"] = Field(
+    kind: Runner = Field(
         default="threads",
         description="threads of this process, processes of this machine, or workers of a Dask cluster",
     )
@@ -390,7 +391,7 @@ class Config(_Section):
         default_factory=dict, description="name -> what an audit must fulfil; no stage depends on them"
     )
     remote: RemoteParams = Field(default_factory=RemoteParams, description="where audits are shared")
-    runner: Annotated[RunnerParams, BeforeValidator(_as_runner, json_schema_input_type=str | RunnerParams)] = Field(
+    runner: Annotated[RunnerParams, BeforeValidator(_as_runner, json_schema_input_type=Runner | RunnerParams)] = Field(
         default_factory=RunnerParams, description="who makes the parts of extraction and evaluation"
     )
     seed: int = Field(default=0, ge=0, lt=2**32, description="decides splits, random neurons and resamples")
@@ -405,6 +406,8 @@ def config_schema() -> dict[str, Any]:
     for field in schema["properties"].values():
         if "$ref" in field:  # a section left empty says nothing
             field["anyOf"] = [{"$ref": field.pop("$ref")}, {"type": "null"}]
+        elif any("$ref" in kind for kind in field.get("anyOf", ())):
+            field["anyOf"].append({"type": "null"})
         elif field.get("type") == "object":
             field["type"] = ["object", "null"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "type": ["object", "null"]}

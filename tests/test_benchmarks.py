@@ -355,3 +355,20 @@ def test_an_audit_that_is_there_is_asked_for_in_every_way(monkeypatch, tmp_path)
     assert (served.low, served.median, served.high) == pytest.approx((1.2, 1.3, 1.4))
     assert asked[9] == ("up",)
     assert asked[-1] == ("down",)
+
+
+def test_the_tables_of_scaling_are_those_that_the_program_works_out() -> None:
+    from benchmarks import scaling
+    from benchmarks.tables import filled_with
+
+    document = scaling.DOCUMENT.read_text(encoding="utf-8")
+    assert document.count("<!-- end -->") == len(scaling.tables())
+    assert filled_with(document, scaling.tables()) == document
+
+
+def test_more_cards_than_parts_do_not_help() -> None:
+    from benchmarks import scaling
+
+    found = scaling.work("one", [31])
+    five, eight = (scaling.seconds(found, cards, store=False)[0] for cards in (found.shards, found.shards + 3))
+    assert five == eight == pytest.approx(scaling.pass_seconds() / found.shards)

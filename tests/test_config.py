@@ -283,6 +283,7 @@ TRIED = [
         "free",
         "float32",
         "last",
+        "threads",
     ),
     *(-1, 0, 1, 2, 3, 4, 99, 100, 0.5, 1.5, 3.0, 2**32 - 1, 2**32, None, {}, {"sports": " yes"}, {"sports": 1}),
     *([], [0.1, 0.3], [0.3, 0.3], [1, 2], [0, 1], ["zero"], ["zero", "dampen:2"], ["zero", 1], ["full", "gaussian"]),
