@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -28,7 +27,6 @@ from tests import planted as plant
 from tests.hub import REPOSITORY, hub, sha
 
 SCRAMBLED = "drum"
-PLAIN = "import sys; from flows.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
 @pytest.fixture
@@ -214,29 +212,6 @@ def test_a_checkpoint_that_is_being_written_is_left_alone(here: Path) -> None:
     written = _trained(here / "run", 2)
     (written / "model.safetensors").write_bytes(b"half")
     assert [one.checkpoint for one in _look(here)] == ["checkpoint-1"]
-
-
-def test_killed_at_any_moment_the_next_run_leaves_none_out_and_does_none_twice(here: Path) -> None:
-    for step in (2, 3):
-        _trained(here / "run", step)
-    words = ["watch", "run", "--once", "--no-flow"]
-    for wait in (2, 5):  # lines that it has told before it is killed: in the first audit, in the second
-        told = subprocess.Popen(
-            [sys.executable, "-c", PLAIN, *words], stdout=subprocess.PIPE, text=True, env=_environment()
-        )
-        assert told.stdout is not None
-        for _ in range(wait):
-            told.stdout.readline()
-        told.send_signal(signal.SIGKILL)
-        told.wait()
-    done = subprocess.run(
-        [sys.executable, "-c", PLAIN, *words], env=_environment(), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    decisions = Line.of(str(here / "run"), here).decisions()
-    assert [one.checkpoint for one in decisions] == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
-    assert [one.before for one in decisions] == [None, decisions[0].audit, decisions[1].audit]
-    assert len([*(here / "audits").iterdir()]) == 3 + 1  # and the .gitignore
 
 
 def test_the_revisions_of_a_hub_repository_are_audited_once(here: Path, tmp_path: Path) -> None:
