@@ -1,0 +1,194 @@
+"""Verbs on one audit: made, foreseen, shown, traced."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.printing import AsJson, print_json, tell
+from flows.verbs.options import (
+    Audits,
+    Checkpoint,
+    Dataset,
+    Label,
+    Overrides,
+    Params,
+    Split,
+    Text,
+    configured,
+    flags,
+)
+from neuronlens.errors import ArtifactError, ConfigError, UserError, did_you_mean
+
+
+def audit(
+    checkpoint: Checkpoint = None,
+    dataset: Dataset = None,
+    text: Text = None,
+    label: Label = None,
+    split: Split = None,
+    params: Params = None,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where the audit goes; audits/ID unless told otherwise.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print audit.json and nothing else on stdout.")] = False,
+    no_flow: Annotated[bool, typer.Option("--no-flow", help="Run without Prefect's engine.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Compute the stages that are current, too.")] = False,
+) -> None:
+    """Audit a checkpoint on labelled text and write a report."""
+    from flows import console
+    from flows.engine import default_folder, run_audit
+
+    config = configured(params, overrides, flags(checkpoint, dataset, text, label, split))
+    folder = out or default_folder(config)
+    console.show_stages(sys.stderr if as_json else sys.stdout)
+    run_audit(config, folder, use_flow=not no_flow, force=force, create=out is None)
+    report = folder / "report"
+    if as_json:
+        typer.echo((report / "audit.json").read_bytes(), nl=False)
+    else:
+        console.show_results(report / "audit.json")
+        typer.echo(f"\n{report / 'report.html'}")
+
+
+def plan(
+    checkpoint: Checkpoint = None,
+    dataset: Dataset = None,
+    text: Text = None,
+    label: Label = None,
+    split: Split = None,
+    params: Params = None,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where the audit would go; audits/ID unless told otherwise.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell, without doing it, what an audit would compute and why, which way its work takes, and what that is expected to cost."""
+    from flows.console import show_decisions, show_plan
+    from flows.engine import default_folder
+    from tasks.audits import foresee
+
+    config = configured(params, overrides, flags(checkpoint, dataset, text, label, split))
+    folder = out or default_folder(config)
+    decided = foresee(config, folder)
+    if not as_json:
+        show_decisions(folder, decided)
+    computed = [made.stage for made in decided if made.outcome == "computed"]
+    cost = None
+    if {"extract", "fit", "evaluate"} & {*computed}:
+        from neuronlens.plan import plan as planned
+
+        cost = planned(config)
+    if as_json:
+        print_json({"folder": folder, "stages": decided, "cost": cost})
+    elif cost is not None:
+        show_plan(cost, computed)
+
+
+def status(
+    audit: Audits = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell which audits there are, and whether what lies in them is what their parameters ask for."""
+    from flows.console import show_status
+    from flows.engine import state_of_audits
+
+    found = state_of_audits(audit)
+    if as_json:
+        print_json([{"audit": folder.name, "folder": folder, "stages": stages} for folder, stages in found.items()])
+    else:
+        show_status(found)
+
+
+def show(
+    audit: Annotated[Path, typer.Argument(metavar="AUDIT", help="Its folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print audit.json and nothing else on stdout.")] = False,
+) -> None:
+    """Show the results of an audit that is there."""
+    from flows.console import show_results
+
+    file = audit / "report" / "audit.json"
+    if not file.is_file():
+        raise UserError(
+            "holds no finished audit", where=str(audit), cure="Name the folder of one: neuronlens list shows them."
+        )
+    if as_json:
+        typer.echo(file.read_bytes(), nl=False)
+    else:
+        show_results(file)
+        typer.echo(f"\n{audit / 'report' / 'report.html'}")
+
+
+def lineage(
+    audit: Annotated[Path, typer.Argument(metavar="AUDIT", help="Its folder.")],
+    as_json: AsJson = False,
+) -> None:
+    """Print the chain from an audit's report to the weights and rows behind it; every hash is computed again."""
+    from flows.console import show_lineage
+    from tasks.audits import open_existing
+    from tasks.lineage import lineage as chain
+
+    links = chain(open_existing(audit))
+    tell(links, show_lineage, as_json=as_json)
+    if any(link.holds is False for link in links):
+        raise ArtifactError(f"{audit}: the chain is broken where it says so; run the audit again to mend it")
+
+
+def stage(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="prepare, extract, fit, evaluate or report.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the audit.")],
+    params: Params = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring one stage of an audit up to date, as `dvc repro` does."""
+    from flows import console
+    from flows.engine import run_one
+    from neuronlens.stages import STAGES
+    from tasks.pipeline import AUDIT_FILE
+
+    if name not in STAGES:
+        raise ConfigError(f"unknown stage {name!r}", cure=did_you_mean(name, STAGES))
+    console.show_stages(sys.stderr if as_json else sys.stdout)
+    own = params is None and not overrides and (out / AUDIT_FILE).is_file()
+    made = run_one(name, None if own else configured(params, overrides), out)
+    if as_json:
+        print_json(made)
+
+
+def example(
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where it goes.")] = Path("data/example"),
+    as_json: AsJson = False,
+) -> None:
+    """Make the embedded example: labelled text and two small models."""
+    from tasks.audits import make_example
+
+    make_example(out, lambda line: typer.echo(line, err=True))
+    tell({"folder": out}, lambda made: typer.echo(made["folder"]), as_json=as_json)
+
+
+def schema() -> None:
+    """Print the JSON schema of params.yaml, for editors that check it."""
+    import json
+
+    from neuronlens.config import config_schema
+
+    typer.echo(json.dumps(config_schema(), indent=2))
+
+
+VERBS: Mapping[str, Callable[..., object]] = {
+    "audit": audit,
+    "plan": plan,
+    "status": status,
+    "show": show,
+    "lineage": lineage,
+    "stage": stage,
+    "example": example,
+    "schema": schema,
+}
