@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM := false
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup audit check test ranges bench bench-peers profile
+.PHONY: help setup audit check test faults ranges bench bench-peers profile
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ check: setup ## Lint, types, the order of the floors, and what is installed agai
 
 test: check ## All tests, after the checks.
 	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile
+
+faults: setup ## All cells of fault injection, of which `test` looks at a sample.
+	NEURONLENS_FAULTS=all $(BIN)/pytest -n logical --maxprocesses 4 tests/flows/test_faults.py tests/flows/test_kill.py
 
 # torch alone stays as it is pinned: the newest one may come with gigabytes of libraries for accelerators.
 ranges: setup ## Run flows on the newest releases that pyproject.toml admits, installed into .ranges without the lock file.

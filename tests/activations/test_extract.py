@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from neuronlens import parts
 from neuronlens.activations import extraction, passes, store
 from neuronlens.activations.batching import split_batches
 from neuronlens.activations.capture import capture
@@ -208,6 +209,7 @@ def test_every_row_is_run_once_and_documents_apart(checkpoints, dataset, prepare
             calls.append(kwargs["input_ids"].shape)
             return super().__call__(*args, **kwargs)
 
+    monkeypatch.setattr(parts, "AT_ONCE", 1)  # so that the calls have an order
     opened = load_checkpoint(checkpoint.path)
     opened.model.__class__ = Counted
     monkeypatch.setattr(extraction, "open_checkpoint", lambda _: opened)

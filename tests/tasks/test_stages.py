@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from prefect.cache_policies import NO_CACHE
 
-from neuronlens.config import Config
+from neuronlens.config import Config, RunnerParams
+from neuronlens.parts import Mapper
 from neuronlens.stages import Outcome
 from tasks import stages
 from tasks.audits import Audit
+from tasks.runners import Pool
 from tasks.stages import run_stage
 
 
@@ -20,14 +22,14 @@ from tasks.stages import run_stage
 def test_the_state_tells_whether_there_was_anything_to_do(
     outcome: str, state: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    told, given = Outcome("fit", outcome, "because", 0.0), Audit(Config(), tmp_path)
+    told, given, pool = Outcome("fit", outcome, "because", 0.0), Audit(Config(), tmp_path), Pool(RunnerParams())
 
-    def run(audit: Audit, name: str, *, force: bool, **_: object) -> Outcome:
-        assert (audit, name, force) == (given, "fit", True)
+    def run(audit: Audit, name: str, *, force: bool, mapper: Mapper) -> Outcome:
+        assert (audit, name, force, mapper) == (given, "fit", True, pool)
         return told
 
     monkeypatch.setattr(stages, "bring_up_to_date", run)
-    ended = run_stage.fn("fit", given, force=True)
+    ended = run_stage.fn("fit", given, pool, force=True)
     assert (ended.is_completed(), ended.name, ended.message) == (True, state, f"{outcome}: because")
     assert ended.result() == told
 
