@@ -28,8 +28,9 @@ check: setup ## Lint, types, the order of the floors, and what is installed agai
 	$(BIN)/lint-imports
 	$(BIN)/pip check
 
+# Files in their own order: pytest-xdist would take those of few tests last, which are the slow ones.
 test: check ## All tests, after the checks.
-	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 faults: setup ## All cells of fault injection, of which `test` looks at a sample.
 	NEURONLENS_FAULTS=all $(BIN)/pytest -n logical --maxprocesses 4 tests/flows/test_faults.py tests/flows/test_kill.py
