@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
+from asyncio import CancelledError
 from collections.abc import Callable
-from concurrent.futures import CancelledError
 from typing import Any
 
 from prefect import State, Task, task
@@ -12,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
 from prefect.futures import PrefectFuture
 
+from neuronlens.parts import GivenUpError
 from tasks.environment import set_environment
 
 # What a network file system or a busy machine may get over by itself. Everything else fails the second time as well: a full disk, too
@@ -54,8 +55,6 @@ def error_of(future: PrefectFuture[Any]) -> BaseException | None:
     """What a future that is done raised. (Its state is asked of the server, which may not have heard of the end yet.)"""
     try:
         found: object = future.result(raise_on_failure=False)
-    except CancelledError as error:  # before it began, since the run is ending
-        return error
-    except Exception as error:  # of who was to run it
-        return error
+    except (Exception, CancelledError) as error:  # of who was to run it; or before it began, since the run is ending
+        return GivenUpError(str(error)) if isinstance(error, CancelledError) else error
     return found if isinstance(found, BaseException) else None

@@ -76,7 +76,7 @@ def _run(words: list[str], root: Path, script: str = PLAIN) -> subprocess.Popen[
 
 FULL = [("start", 2_000), ("start", 20_000), *((name, 1_000) for name in STAGES)]
 # a cell costs half a minute: `make faults` looks at all of them
-SAMPLED = FULL if os.environ.get("NEURONLENS_FAULTS") == "all" else FULL[::3]
+SAMPLED = FULL if os.environ.get("NEURONLENS_FAULTS") == "all" else FULL[::5]
 
 
 @pytest.mark.parametrize(("after", "limit"), SAMPLED)

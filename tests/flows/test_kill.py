@@ -13,7 +13,7 @@ from neuronlens.config import Config
 from neuronlens.stages import flat
 from tests.conftest import ROOT
 
-KILLS = 5  # a kill costs some twenty seconds with what follows it; `python -m tests.flows.kills` takes any number
+KILLS = 3  # a kill costs some twenty seconds with what follows it; `python -m tests.flows.kills` takes any number
 
 
 def test_a_run_killed_at_any_moment_goes_on_where_it_stopped(configure: Callable[..., Config], tmp_path: Path) -> None:

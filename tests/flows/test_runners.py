@@ -24,9 +24,10 @@ from neuronlens.artifact import read_manifest
 from neuronlens.config import Config, RunnerParams
 from neuronlens.errors import ConfigError, NeuronLensError
 from neuronlens.params import load_config
-from neuronlens.parts import PartMaker
+from neuronlens.parts import GivenUpError, PartMaker
 from neuronlens.stages import run_stage
 from tasks import runners
+from tasks.parts import error_of
 from tasks.runners import Pool
 from tasks.store import Store
 
@@ -112,7 +113,8 @@ class Deadly:
 @pytest.mark.parametrize("times", [1, 99])
 def test_a_process_that_dies_costs_its_part_alone(times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dask = pytest.importorskip("dask")
-    monkeypatch.setitem(dask.config.config["distributed"]["scheduler"], "allowed-failures", 1)  # 3 would take longer
+    # 3 would take longer
+    monkeypatch.setitem(dask.config.config["distributed"]["scheduler"], "allowed-failures", int(times == 1))
 
     @flow(name="deadly")
     def run() -> None:
@@ -285,6 +287,19 @@ def test_who_cannot_be_had_is_one_line(
     output = capsys.readouterr()
     assert told in output.err
     assert "Traceback" not in output.err
+
+
+def test_a_part_that_was_cancelled_is_not_to_blame() -> None:
+    from asyncio import CancelledError
+    from concurrent.futures import Future
+    from uuid import uuid4
+
+    from prefect.futures import PrefectConcurrentFuture
+
+    for error, kind in ((CancelledError("the run ends"), GivenUpError), (ValueError("bad"), ValueError)):
+        wrapped: Future[None] = Future()
+        wrapped.set_exception(error)
+        assert isinstance(error_of(PrefectConcurrentFuture(uuid4(), wrapped)), kind)
 
 
 def test_each_process_has_a_card_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
