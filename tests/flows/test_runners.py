@@ -112,9 +112,9 @@ class Deadly:
 
 @pytest.mark.parametrize("times", [1, 99])
 def test_a_process_that_dies_costs_its_part_alone(times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dask = pytest.importorskip("dask")
+    known = pytest.importorskip("distributed").config
     # 3 would take longer
-    monkeypatch.setitem(dask.config.config["distributed"]["scheduler"], "allowed-failures", int(times == 1))
+    monkeypatch.setitem(known["distributed"]["scheduler"], "allowed-failures", int(times == 1))
 
     @flow(name="deadly")
     def run() -> None:
@@ -280,8 +280,8 @@ def test_a_job_is_told_where_its_sources_lie(config: Config, tmp_path: Path) -> 
 def test_who_cannot_be_had_is_one_line(
     words: list[str], told: str, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dask = pytest.importorskip("dask")
-    monkeypatch.setitem(dask.config.config["distributed"]["comm"]["timeouts"], "connect", "1s")
+    known = pytest.importorskip("distributed").config
+    monkeypatch.setitem(known["distributed"]["comm"]["timeouts"], "connect", "1s")
     given = ["--checkpoint", "gpt2", "--dataset", "data.csv", "--set", "fit.rows=all", "--out", "audit"]
     assert main(["audit", *given, *words]) in (2, 3)
     output = capsys.readouterr()
