@@ -122,14 +122,12 @@ def gpus(count: int | None = None) -> list[str | None]:
     Args:
         count: of the runs; as many as there are GPUs, at least one, where None.
     """
-    told = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = told.split(",") if told else None
     if count is None:
-        import torch
+        from tasks.runners import cards_here
 
-        visible = torch.cuda.device_count()
-        return [*(names or map(str, range(visible)))][:visible] or [None]
-    return [*names[:count]] if names and len(names) >= count else [*map(str, range(count))]
+        return [*cards_here()] or [None]
+    names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return [*names[:count]] if len(names) >= count else [*map(str, range(count))]
 
 
 @contextmanager

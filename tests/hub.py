@@ -46,7 +46,7 @@ def hub(revisions: Sequence[Path]) -> Iterator[str]:
             else:
                 self._answer(b"{}", {"X-Error-Code": "RepoNotFound"}, 404)
 
-        do_HEAD = do_GET  # noqa: N815
+        do_HEAD = do_GET  # noqa: N815 - http.server looks a method up by this name
 
         def _api(self, parts: Sequence[str], query: str) -> None:
             if parts[:1] == ["commits"]:
