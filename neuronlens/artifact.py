@@ -148,9 +148,8 @@ def fresh_folder(out: Path) -> Iterator[Path]:
     A reader therefore sees the old artifact or the new one, never a half. Leftovers of a killed run are removed by the next one.
     """
     created = [folder for folder in out.parents if not folder.exists()]
-    out.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(out)
-    folder = Path(tempfile.mkdtemp(prefix=f"{_temporary(out)}{_owner()}-", dir=out.parent))
+    folder = _beside(out)
     folder.chmod(0o755)  # mkdtemp's 0700 would hide a shared audit from team-mates
     try:
         yield folder
@@ -164,6 +163,15 @@ def fresh_folder(out: Path) -> Iterator[Path]:
         for parent in created:  # a run that failed leaves no empty folders either
             with contextlib.suppress(OSError):
                 parent.rmdir()
+
+
+def _beside(out: Path) -> Path:
+    """A new temporary folder for `out`, which says whose it is."""
+    for _ in range(100):
+        with contextlib.suppress(FileNotFoundError):  # another that failed has just removed the parent, empty until now
+            out.parent.mkdir(parents=True, exist_ok=True)
+            return Path(tempfile.mkdtemp(prefix=f"{_temporary(out)}{_owner()}-", dir=out.parent))
+    raise ArtifactError(f"{out.parent}: disappears as soon as it is made")
 
 
 def remove_stale(out: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pytest
@@ -73,6 +74,21 @@ def test_a_folder_that_failed_was_never_there(tmp_path):
         (folder / "a").write_text("1")
         raise KeyError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_that_fails_does_not_take_the_parent_from_others(tmp_path):
+    """Each removes the parent it made when it fails; another may be about to make its own folder in it."""
+
+    def part(number):
+        try:
+            with fresh_folder(tmp_path / "new" / "parts" / f"{number}"):
+                raise KeyError(number)
+        except KeyError as error:
+            return error.args[0]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(part, range(2000))) == list(range(2000))
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_an_older_artifact_survives_a_failed_run_and_yields_to_a_whole_one(tmp_path):
