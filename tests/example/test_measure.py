@@ -6,11 +6,12 @@ import math
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from neuronlens.example import PROMPT
 from neuronlens.example.lexicon import TOPICS
 from neuronlens.example.measure import language_model_accuracy, perplexity
+from neuronlens.example.vocabulary import MAX_TOKENS, byte_pairs
 
 
 @pytest.fixture
@@ -19,8 +20,16 @@ def rows(corpus):
 
 
 @pytest.fixture(scope="module")
-def checkpoint(example):
-    return example.language_models[-1]
+def checkpoint(corpus, tmp_path_factory):
+    """The example's tokenizer with a small model that has learned nothing: measures need no more."""
+    folder = tmp_path_factory.mktemp("random") / "checkpoint-1"
+    texts = [f"{PROMPT.format(text=row.text)} {row.label}" for row in corpus.training[:1000]]
+    tokenizer = byte_pairs(texts)
+    torch.manual_seed(0)
+    sizes = {"vocab_size": len(tokenizer), "n_positions": MAX_TOKENS, "n_embd": 32, "n_layer": 2, "n_head": 2}
+    GPT2LMHeadModel(GPT2Config(**sizes, pad_token_id=tokenizer.pad_token_id)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def test_perplexity_is_that_of_documents_one_at_a_time(checkpoint, rows):

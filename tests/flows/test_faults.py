@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -74,12 +75,15 @@ def _run(words: list[str], root: Path, script: str = PLAIN) -> subprocess.Popen[
     )
 
 
+def sampled(cells: Sequence[Any], *kept: int) -> Sequence[Any]:
+    """A cell costs half a minute, so `make test` looks at some of them, and `make faults` at all."""
+    return cells if os.environ.get("NEURONLENS_FAULTS") == "all" else [cells[place] for place in kept]
+
+
 FULL = [("start", 2_000), ("start", 20_000), *((name, 1_000) for name in STAGES)]
-# a cell costs half a minute: `make faults` looks at all of them
-SAMPLED = FULL if os.environ.get("NEURONLENS_FAULTS") == "all" else FULL[::5]
 
 
-@pytest.mark.parametrize(("after", "limit"), SAMPLED)
+@pytest.mark.parametrize(("after", "limit"), sampled(FULL, 5))
 def test_a_disk_without_room_is_one_line_and_the_run_goes_on_when_there_is_some(
     after: str,
     limit: int,
@@ -104,7 +108,7 @@ def test_a_disk_without_room_is_one_line_and_the_run_goes_on_when_there_is_some(
     assert files(default_folder(configure())) == files(audited)
 
 
-@pytest.mark.parametrize("more", [["--no-flow"], []])
+@pytest.mark.parametrize("more", sampled([["--no-flow"], []], 1))
 def test_a_job_that_is_told_to_end_says_how_to_go_on(
     more: list[str], audited: Path, configure: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,7 +132,7 @@ def test_a_job_that_is_told_to_end_says_how_to_go_on(
     assert files(default_folder(configure())) == files(audited)
 
 
-@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("told", sampled([signal.SIGTERM, signal.SIGINT], 0))
 def test_a_signal_amid_the_bookkeeping_of_prefect_is_told_as_one(
     told: signal.Signals, configure: Callable[..., Config], tmp_path: Path
 ) -> None:
