@@ -14,9 +14,9 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from flows.engine import log
+from neuronlens.pages.text import count, points, points_between, significant, visible
 from neuronlens.report.layers import joint_means
 from neuronlens.report.table import KIND_NAMES, Interval, ResultRow, result_rows
-from neuronlens.report.text import count, points, points_between, significant, visible
 
 if TYPE_CHECKING:
     from flows.deploy import Deployed

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from markupsafe import Markup
-
 from neuronlens.comparison.drift import STATES
 from neuronlens.comparison.rankings import PERSISTENCE
-from neuronlens.report.environment import page_environment, page_style
+from neuronlens.pages.environment import page
+from neuronlens.pages.figures.densities import gaussians
 from neuronlens.report.findings import SALIENCY_WORDS
-from neuronlens.report.plots import gaussians_chart
 
 WORDS: Mapping[str, str] = {
     "base_accuracy": "accuracy, unedited",
@@ -40,8 +38,6 @@ def words(change: Mapping[str, Any]) -> str:
 
 def html(comparison: Mapping[str, Any]) -> str:
     """The page of a comparison.json."""
-    environment = page_environment()
-    style, style_hash = page_style(environment)
     changes = [
         change | {"words": words(change), "percent": "perplexity" not in change["quantity"]}
         for change in comparison["changes"]
@@ -62,27 +58,27 @@ def html(comparison: Mapping[str, Any]) -> str:
     ]
     single = [change for change in changes if change["concept"] is not None and change["method"] in families]
     decided = [change for change in single if _decided(change)]
-    return environment.get_template("comparison.html").render(
-        comparison=comparison,
-        before=comparison["audits"][0],
-        after=comparison["audits"][1],
-        overall=sorted(overall, key=lambda change: families[change["method"]]),
-        decided=decided,
-        undecided=len(single) - len(decided),
-        panels=[
-            {
-                "row": row,
-                "svg": gaussians_chart((row["mean_before"], row["std_before"]), (row["mean_after"], row["std_after"])),
-            }
-            for row in sorted(comparison["farthest"], key=lambda row: -row["wasserstein"])[:_DRAWN]
-        ],
-        ranges=ranges,
-        states=[state for state in STATES if any(state in row for row in ranges)],
-        persistence=PERSISTENCE,
-        saliency_words=SALIENCY_WORDS,
-        style=style,
-        style_hash=style_hash,
-        svg=Markup,  # charts alone: their text is ours, their elements are checked
+    return page(
+        "comparison.html",
+        {
+            "comparison": comparison,
+            "before": comparison["audits"][0],
+            "after": comparison["audits"][1],
+            "overall": sorted(overall, key=lambda change: families[change["method"]]),
+            "decided": decided,
+            "undecided": len(single) - len(decided),
+            "panels": [
+                {
+                    "row": row,
+                    "figure": gaussians((row["mean_before"], row["std_before"]), (row["mean_after"], row["std_after"])),
+                }
+                for row in sorted(comparison["farthest"], key=lambda row: -row["wasserstein"])[:_DRAWN]
+            ],
+            "ranges": ranges,
+            "states": [state for state in STATES if any(state in row for row in ranges)],
+            "persistence": PERSISTENCE,
+            "saliency_words": SALIENCY_WORDS,
+        },
     )
 
 

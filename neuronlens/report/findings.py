@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from neuronlens.evaluation.summary import Comparison, Effect, Setting
-from neuronlens.report.text import count, points, points_between, significant
+from neuronlens.pages.text import count, points, points_between, significant
 
 CLAIMS = {
     "known": "The unedited model tells the concepts apart",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from neuronlens.pages.text import code, count, markdown, points, points_between, significant
 from neuronlens.report.table import KIND_NAMES, main_summaries
-from neuronlens.report.text import code, count, markdown, points, points_between, significant
 from neuronlens.report.view import Layers, layer_rows, spread
 
 LINES = 10

@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from neuronlens.artifact import write_json
 from neuronlens.config import Config
+from neuronlens.pages.environment import page
 from neuronlens.report import view
 from neuronlens.report.document import audit_document
-from neuronlens.report.environment import page_environment, page_style
 from neuronlens.report.findings import SALIENCY_WORDS
 from neuronlens.report.markdown import summary_markdown
 from neuronlens.report.metrics import metrics, plot_rows
@@ -49,27 +47,25 @@ def report(config: Config, inputs: Mapping[str, Path], out: Path) -> dict[str, o
 
 def html(audit: Mapping[str, Any]) -> str:
     """The page. Text from data is escaped by Jinja, after every invisible character in it has been spelt out."""
-    environment = page_environment()
-    style, style_hash = page_style(environment)
     cards = cards_of(audit)
     concepts, concepts_unlisted = view.concept_rows(audit)
     panels = view.effects_panels(audit)
-    return environment.get_template("report.html").render(
-        audit=audit,
-        style=style,
-        style_hash=style_hash,
-        claims=view.claims(audit),
-        main=view.main_rows(audit),
-        panels=panels,
-        concepts=concepts,
-        concepts_unlisted=concepts_unlisted,
-        neurons=view.neuron_panels(cards),
-        cards=cards,
-        matched=view.matched_rows(audit),
-        layers=view.layer_rows(audit),
-        kind_names=KIND_NAMES,
-        kinds_drawn=view.kinds_drawn(panels),
-        saliency_words=SALIENCY_WORDS,
-        infinite=math.inf,
-        svg=Markup,  # charts alone: their text is ours, their elements are checked
+    return page(
+        "report.html",
+        {
+            "audit": audit,
+            "claims": view.claims(audit),
+            "main": view.main_rows(audit),
+            "panels": panels,
+            "concepts": concepts,
+            "concepts_unlisted": concepts_unlisted,
+            "neurons": view.neuron_panels(cards),
+            "cards": cards,
+            "matched": view.matched_rows(audit),
+            "layers": view.layer_rows(audit),
+            "kind_names": KIND_NAMES,
+            "kinds_drawn": view.kinds_drawn(panels),
+            "saliency_words": SALIENCY_WORDS,
+            "infinite": math.inf,
+        },
     )

@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from neuronlens.pages.drawing import Figure
+from neuronlens.pages.figures.densities import drawn_bins, histogram
+from neuronlens.pages.figures.effects import effects
 from neuronlens.report.layers import joint_concepts, joint_means
 from neuronlens.report.neurons import Card
-from neuronlens.report.plots import drawn_bins, effects_chart, histogram_chart
 from neuronlens.report.table import KIND_NAMES, is_main, main_summaries
 
 Row = Mapping[str, Any]
@@ -27,7 +29,7 @@ class EffectsPanel:
     """A site's scatter: its chart, the main methods for the caption, the methods drawn, and how many were left out."""
 
     site: str
-    svg: str
+    figure: Figure
     main: Sequence[Row]
     rows: Sequence[Row]
     left_out: int
@@ -38,7 +40,7 @@ class NeuronPanel:
     """A neuron's histogram: its card, chart, and the bins drawn as (from, to, target rows, complement rows)."""
 
     card: Card
-    svg: str
+    figure: Figure
     bins: Sequence[tuple[float, float, int, int]]
 
 
@@ -106,7 +108,7 @@ def effects_panels(audit: Row) -> list[EffectsPanel]:
     return [
         EffectsPanel(
             site,
-            effects_chart(points[site], low, high),
+            effects(points[site], low, high),
             [row for row in rows if (site, row["method"]) in main],
             rows,
             total[site] - len(rows),
@@ -174,9 +176,17 @@ def concept_rows(audit: Row) -> tuple[dict[str, list[Row]], int]:
 def neuron_panels(cards: Mapping[str, Sequence[Card]]) -> dict[str, list[NeuronPanel]]:
     """Concept -> panels of its most selective neurons, for the concepts drawn."""
     return {
-        concept: [NeuronPanel(card, histogram_chart(card), _bins(card)) for card in cards[concept]]
+        concept: [
+            NeuronPanel(card, histogram(card.edges, card.target, card.complement, card.lower, card.upper), _bins(card))
+            for card in cards[concept]
+        ]
         for concept in spread(sorted(cards), CONCEPTS_DRAWN)
     }
+
+
+def _panel(card: Card) -> NeuronPanel:
+    drawn = histogram(card.edges, card.target, card.complement, card.lower, card.upper)
+    return NeuronPanel(card, drawn, _bins(card))
 
 
 _CENTRES = ("target", "complement")
@@ -210,5 +220,5 @@ def _point(row: Row, audit: Row, main: set[tuple[str, str]]) -> dict[str, Any]:
 
 
 def _bins(card: Card) -> list[tuple[float, float, int, int]]:
-    edges, target, complement = (part.tolist() for part in drawn_bins(card))
+    edges, target, complement = (part.tolist() for part in drawn_bins(card.edges, card.target, card.complement))
     return list(zip(edges[:-1], edges[1:], target, complement, strict=True))

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from flows.console import show_results
+from neuronlens.pages.text import points
 from neuronlens.report.table import KIND_NAMES, result_rows
-from neuronlens.report.text import points
 
 
 def _shown(file: Path, columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuronlens.report.text import code, count, markdown, number, points, points_between, significant, visible
+from neuronlens.pages.text import code, count, markdown, number, points, points_between, significant, visible
 
 
 @given(st.text())

@@ -77,4 +77,4 @@ def chart_config() -> dict[str, Any]:
         "titleFontSize": 12,
         "titleFontWeight": "normal",
     }
-    return {"aria": False, "background": None, "font": FONT, "view": {"stroke": None}, "axis": axis}
+    return {"aria": False, "background": "transparent", "font": FONT, "view": {"stroke": None}, "axis": axis}

@@ -1,0 +1,1 @@
+"""Kinds of chart, each a function from numbers to a Figure."""
