@@ -20,11 +20,12 @@ from neuronlens.evaluation.summary import (
 )
 from neuronlens.evaluation.uncertainty import wilson
 from neuronlens.report.findings import CLAIMS, DECIDABLE_CONCEPTS, find
+from neuronlens.report.heatmaps import overlap_rows
 from neuronlens.report.layers import layers_of
 from neuronlens.report.neurons import card_entry, most_selective
 from neuronlens.report.table import kind_of
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 SETTINGS_RULE = (
     "Neurons are ranked by mean |a| (reference) and by d' (contrastive), the top 30 % masked at mean ± 2 std, set to zero; where the sweep "
     "lacks a value, the nearest one stands in."
@@ -90,6 +91,7 @@ def audit_document(config: Config, inputs: Mapping[str, Path]) -> dict[str, Any]
         "comparisons": {name: [_comparison(part) for part in parts] for name, parts in comparisons.items()},
         "contrasts": contrasts,
         "matched": matched,
+        "overlap": overlap_rows(inputs["fit"], settings[0]) if settings else [],
         "layers": layers_of(summary, joint, facts["prepare"]["sites"]),
         "summary": [row | {"kind": kind_of(row)} for row in summary],
         "results": [row | {"kind": kind_of(row)} for row in listed],

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from neuronlens.artifact import read_table
+from neuronlens.ranges.histogram import BINS, Histogram
 
 Counts = npt.NDArray[np.int64]
 Row = Mapping[str, Any]
@@ -52,6 +53,15 @@ class Card:
     edges: npt.NDArray[np.float64]
     target: Counts
     complement: Counts
+
+    def quantiles(self, q: Sequence[float]) -> list[float]:
+        """[Q] of the concept's rows, as the histogram tells them: each off by one bin width at the most."""
+        width = self.edges[1] - self.edges[0]
+        counts = np.zeros((BINS, 1), dtype=np.int64)
+        counts[: len(self.target), 0] = self.target
+        exponent, first = round(math.log2(width)), round(self.edges[0] / width)
+        found = Histogram(int(self.target.sum()), np.array([exponent]), np.array([first]), counts).quantiles(q)
+        return [float(value) for value in found[:, 0]]
 
 
 def most_selective(fit: Path, tau: float | None, limit: int = NEURONS) -> dict[str, list[Card]]:

@@ -11,10 +11,14 @@ from neuronlens.artifact import write_json
 from neuronlens.config import Config
 from neuronlens.pages.environment import page
 from neuronlens.report import view
+from neuronlens.report.concepts import concept_numbers, concept_panels
 from neuronlens.report.document import audit_document
 from neuronlens.report.findings import SALIENCY_WORDS
+from neuronlens.report.frontiers import frontiers
+from neuronlens.report.heatmaps import HEATMAP_WORDS, heatmap_method, heatmaps
 from neuronlens.report.markdown import summary_markdown
 from neuronlens.report.metrics import metrics, plot_rows
+from neuronlens.report.negative import negatives
 from neuronlens.report.neurons import cards_of
 from neuronlens.report.table import KIND_NAMES
 
@@ -57,6 +61,13 @@ def html(audit: Mapping[str, Any]) -> str:
             "claims": view.claims(audit),
             "main": view.main_rows(audit),
             "panels": panels,
+            "concept_panels": concept_panels(audit),
+            "concept_numbers": concept_numbers(audit),
+            "frontiers": frontiers(audit),
+            "heatmaps": heatmaps(audit),
+            "heatmap_method": heatmap_method(audit),
+            "heatmap_words": HEATMAP_WORDS,
+            "negatives": negatives(audit),
             "concepts": concepts,
             "concepts_unlisted": concepts_unlisted,
             "neurons": view.neuron_panels(cards),

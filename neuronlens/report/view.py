@@ -12,6 +12,7 @@ from typing import Any
 from neuronlens.pages.drawing import Figure
 from neuronlens.pages.figures.densities import drawn_bins, histogram
 from neuronlens.pages.figures.effects import effects
+from neuronlens.pages.figures.quantiles import probabilities, quantile_plot
 from neuronlens.report.layers import joint_concepts, joint_means
 from neuronlens.report.neurons import Card
 from neuronlens.report.table import KIND_NAMES, is_main, main_summaries
@@ -37,10 +38,11 @@ class EffectsPanel:
 
 @dataclass(frozen=True)
 class NeuronPanel:
-    """A neuron's histogram: its card, chart, and the bins drawn as (from, to, target rows, complement rows)."""
+    """A neuron's charts: its card, histogram, Q-Q plot, and the bins drawn as (from, to, target rows, complement rows)."""
 
     card: Card
     figure: Figure
+    quantiles: Figure
     bins: Sequence[tuple[float, float, int, int]]
 
 
@@ -108,7 +110,7 @@ def effects_panels(audit: Row) -> list[EffectsPanel]:
     return [
         EffectsPanel(
             site,
-            effects(points[site], low, high),
+            effects(points[site], (low, high), (low, high)),
             [row for row in rows if (site, row["method"]) in main],
             rows,
             total[site] - len(rows),
@@ -175,18 +177,15 @@ def concept_rows(audit: Row) -> tuple[dict[str, list[Row]], int]:
 
 def neuron_panels(cards: Mapping[str, Sequence[Card]]) -> dict[str, list[NeuronPanel]]:
     """Concept -> panels of its most selective neurons, for the concepts drawn."""
-    return {
-        concept: [
-            NeuronPanel(card, histogram(card.edges, card.target, card.complement, card.lower, card.upper), _bins(card))
-            for card in cards[concept]
-        ]
-        for concept in spread(sorted(cards), CONCEPTS_DRAWN)
-    }
+    return {concept: [_panel(card) for card in cards[concept]] for concept in spread(sorted(cards), CONCEPTS_DRAWN)}
 
 
 def _panel(card: Card) -> NeuronPanel:
     drawn = histogram(card.edges, card.target, card.complement, card.lower, card.upper)
-    return NeuronPanel(card, drawn, _bins(card))
+    n = int(card.target.sum())
+    return NeuronPanel(
+        card, drawn, quantile_plot(card.quantiles(probabilities(n)), card.mean, card.std, n), _bins(card)
+    )
 
 
 _CENTRES = ("target", "complement")

@@ -10,6 +10,7 @@ import pytest
 
 from neuronlens.pages.figures.densities import BINS_DRAWN, drawn_bins, histogram
 from neuronlens.pages.figures.effects import effects
+from neuronlens.pages.figures.quantiles import POINTS, probabilities, quantile_plot
 from neuronlens.pages.theme import COLOURS, variables
 from neuronlens.ranges.histogram import Histogram
 
@@ -20,7 +21,7 @@ def _row(kind: str, main: bool = True, end: float | None = 3.0) -> dict[str, obj
 
 
 def test_every_colour_of_a_chart_turns_in_dark_mode() -> None:
-    svg = effects([_row("gaussian"), _row("full", main=False), _row("random_neurons")], -5, 5).svg()
+    svg = effects([_row("gaussian"), _row("full", main=False), _row("random_neurons")], (-5, 5), (-5, 5)).svg()
     colours = set(re.findall(r'(?:fill|stroke)="([^"]+)"', svg)) - {"none"}
     assert colours <= {light for light, _ in COLOURS.values()}
     style = variables()
@@ -33,7 +34,7 @@ def test_light_colours_are_distinct_so_that_each_has_one_dark_partner() -> None:
 
 def test_only_main_methods_with_an_interval_have_crosses() -> None:
     def lines(rows: list[dict[str, object]]) -> int:
-        return sum(element.tag == "line" for element in ET.fromstring(effects(rows, -5, 5).svg()).iter())
+        return sum(element.tag == "line" for element in ET.fromstring(effects(rows, (-5, 5), (-5, 5)).svg()).iter())
 
     bare = lines([_row("gaussian", main=False)])
     assert lines([_row("gaussian")]) == bare + 2
@@ -62,3 +63,21 @@ def test_the_one_bin_of_a_constant_neuron_has_labels_that_can_be_read(value: flo
     labels = [element.text or "" for element in ET.fromstring(svg).iter("text")]
     assert "activation" in labels
     assert max(map(len, labels)) <= len("share of rows")
+
+
+def test_quantiles_of_a_gaussian_lie_on_the_diagonal() -> None:
+    n = 4000
+    values = np.sort(np.random.default_rng(0).normal(3, 2, size=n))
+    shares = probabilities(n)
+    rows = quantile_plot([float(np.quantile(values, share)) for share in shares], 3.0, 2.0, n).data["quantiles"]
+    assert len(rows) == POINTS
+    assert shares == sorted(shares)
+    for row, share in zip(rows, shares, strict=True):
+        if 0.05 < share < 0.95:
+            assert row["observed"] == pytest.approx(row["expected"], abs=0.15)
+
+
+@pytest.mark.parametrize(("n", "std"), [(1, 0.0), (2, 1.0), (5, 0.0)])
+def test_few_or_constant_values_have_a_plot(n: int, std: float) -> None:
+    figure = quantile_plot([1.0] * len(probabilities(n)), 1.0, std, n)
+    assert figure.svg().startswith("<svg")

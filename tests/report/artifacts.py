@@ -20,7 +20,7 @@ from neuronlens.evaluation.questions import COLUMNS as QUESTION_COLUMNS
 from neuronlens.params import load_config
 from neuronlens.ranges.fit import sweep_ranges
 from neuronlens.ranges.statistics import fit_statistics
-from neuronlens.ranges.tables import ranges_table, statistics_table
+from neuronlens.ranges.tables import overlap_table, ranges_table, statistics_table
 from neuronlens.sites import Site
 
 CONCEPTS = ("arts", "finance", "health", "law", "science", "sports")
@@ -252,6 +252,7 @@ def make_audit(
     found = [fit_statistics(activations(concepts, [site]), site, rows="all") for site in sites]
     tables = [statistics_table(one, settings.fit.saliency) for one in found]
     write_table(inputs["fit"] / "statistics.parquet", pa.concat_tables(tables))
+    write_table(inputs["fit"] / "overlap.parquet", pa.concat_tables([overlap_table(one) for one in found]))
     ranges = pa.concat_tables([ranges_table(sweep_ranges(one, settings)) for one in found])
     write_table(inputs["fit"] / "ranges.parquet", ranges)
     write_table(inputs["evaluate"] / "results.parquet", results)

@@ -8,19 +8,42 @@ from neuronlens.pages.drawing import Figure, Rows
 from neuronlens.pages.theme import SHAPES, light
 
 if TYPE_CHECKING:
+    import altair as alt
+
     from neuronlens.pages.drawing import Chart
 
 
-def effects(rows: Rows, low: float, high: float) -> Figure:
+Ends = tuple[float, float]
+
+
+def effects(rows: Rows, x: Ends, y: Ends) -> Figure:
     """Complement drop (x) against target drop (y) of a site's methods, in percentage points.
 
     Args:
         rows: per method `kind`, `tag` (a letter beside it), `main` (whether findings speak of it: only these have crosses), `target`,
             `complement` and the ends of their intervals, `target_low` and so on, None where there is none.
-        low, high: what both axes must hold, so that panels can be compared.
+        x, y: what the axes must hold, so that panels can be compared.
     """
-    corners = [{"complement": end, "target": end} for end in (low, high)]
-    return Figure(_effects, {"methods": rows, "corners": corners})
+    return Figure(_effects, {"methods": rows} | frame(x, y))
+
+
+def frame(x: Ends, y: Ends) -> dict[str, Rows]:
+    """The data `corners`, what the axes must hold, and `diagonal`, where a method harms all concepts alike."""
+    return {
+        "corners": [{"complement": at, "target": up} for at, up in zip(x, y, strict=True)],
+        "diagonal": [{"complement": end, "target": end} for end in (max(x[0], y[0]), min(x[1], y[1]))],
+    }
+
+
+def frame_layers(x: alt.X, y: alt.Y) -> list[alt.Chart]:
+    """What draws them."""
+    import altair as alt
+
+    diagonal = alt.Chart(alt.NamedData("diagonal"))
+    return [
+        diagonal.mark_line(color=light("muted"), strokeDash=[4, 4], opacity=0.7).encode(x, y),
+        alt.Chart(alt.NamedData("corners")).mark_point(opacity=0, color=light("muted")).encode(x, y),
+    ]
 
 
 def _effects() -> Chart:
@@ -35,9 +58,7 @@ def _effects() -> Chart:
     methods, main = alt.Chart(alt.NamedData("methods")), alt.datum.main
     crosses = methods.transform_filter(main)
     layers = [
-        alt.Chart(alt.NamedData("corners"))
-        .mark_line(color=light("muted"), strokeDash=[4, 4], opacity=0.7)
-        .encode(x, y),
+        *frame_layers(x, y),
         methods.transform_filter(~main)
         .mark_point(size=28, filled=False, opacity=0.55, strokeWidth=1.2)
         .encode(x, y, colour, shape),
