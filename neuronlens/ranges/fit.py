@@ -16,7 +16,14 @@ from neuronlens.ranges.controls import controls_of
 from neuronlens.ranges.leace import fit_erasures, write_erasures
 from neuronlens.ranges.selection import Ranges, fit_ranges, method_label
 from neuronlens.ranges.statistics import SiteStatistics, fit_statistics
-from neuronlens.ranges.tables import jaccard_table, overlap_table, polysemanticity_table, ranges_table, statistics_table
+from neuronlens.ranges.tables import (
+    examples_table,
+    jaccard_table,
+    overlap_table,
+    polysemanticity_table,
+    ranges_table,
+    statistics_table,
+)
 from neuronlens.sites import Site
 
 
@@ -72,7 +79,7 @@ def candidate_ranges(
 
 
 def fit(config: Config, inputs: Mapping[str, Path], out: Path) -> dict[str, object]:
-    """The stage: statistics.parquet, ranges.parquet, overlap.parquet, polysemanticity.parquet, jaccard.parquet; if asked, leace.parquet.
+    """The stage: statistics, ranges, overlap, polysemanticity, jaccard and examples, each in a .parquet; if asked, leace.parquet.
 
     Args:
         inputs: `prepare` and `extract`, the folders of those stages.
@@ -83,7 +90,7 @@ def fit(config: Config, inputs: Mapping[str, Path], out: Path) -> dict[str, obje
     """
     dataset = read_table(inputs["prepare"] / "dataset.parquet")
     sites = sorted(Site.parse(path.name.removeprefix("site=")) for path in inputs["extract"].glob("site=*"))
-    names = ("statistics", "ranges", "overlap", "polysemanticity", "jaccard")
+    names = ("statistics", "ranges", "overlap", "polysemanticity", "jaccard", "examples")
     tables: dict[str, list[pa.Table]] = {name: [] for name in names}
     rankings = _rankings(config)
     erasures, unsettled, rows, tokens = [], [], {}, 0
@@ -101,6 +108,7 @@ def fit(config: Config, inputs: Mapping[str, Path], out: Path) -> dict[str, obje
         tables["overlap"].append(overlap_table(statistics))
         tables["polysemanticity"].append(polysemanticity_table(statistics, rankings))
         tables["jaccard"].append(jaccard_table(statistics, rankings))
+        tables["examples"].append(examples_table(statistics))
         if "leace" in config.interventions.controls:
             erasures += fit_erasures(statistics)
         unsettled += [f"site {site}: {note}" for note in statistics.notes]

@@ -13,6 +13,7 @@ from neuronlens.activations.store import Activations, Floats
 from neuronlens.artifact import hash_value
 from neuronlens.errors import DatasetError
 from neuronlens.ranges.discriminative import separation_scores
+from neuronlens.ranges.examples import EXAMPLES, Thresholds
 from neuronlens.ranges.histogram import Histogram, aligned
 from neuronlens.ranges.moments import Array, Moments, merge_all
 from neuronlens.ranges.normality import Normality, sorted_normality
@@ -43,6 +44,8 @@ class SiteStatistics:
         histogram: [C, BINS, D] counts, on edges that a neuron's concepts share (see `neuronlens.ranges.histogram`).
         low, high: [D] outer edges of the histograms: equal bins, the last ones empty where fewer are needed.
         values: [C] arrays [D, n_c], the fit rows themselves.
+        rows: [C] arrays [n_c], which rows of the dataset these are.
+        extremes: what makes a row one of a neuron's examples.
         ordinary: tokens of ordinary text.
         seed: behind the scores that draw lots.
         notes: what a reader of the scores computed so far should know.
@@ -58,6 +61,8 @@ class SiteStatistics:
     low: Array
     high: Array
     values: tuple[Floats, ...]
+    rows: tuple[Ints, ...]
+    extremes: Thresholds
     ordinary: Ordinary
     seed: int = 0
     notes: list[str] = field(default_factory=list, compare=False)
@@ -160,9 +165,11 @@ def fit_statistics(
     values = tuple(activations.values[where][:, kept[name]] for name in concepts)
     moments = tuple(Moments.of(part) for part in values)
     rest = tuple(merge_all([part for j, part in enumerate(moments) if j != i]) for i in range(len(concepts)))
-    quantiles, tests = [], []
+    quantiles, tests, low_ends, high_ends = [], [], [], []
     for part in values:
         ordered = np.sort(part, axis=1)
+        low_ends.append(ordered[:, :EXAMPLES].copy())  # a view would keep all values alive
+        high_ends.append(ordered[:, -EXAMPLES:].copy())
         quantiles.append(sorted_quantiles(ordered, QUANTILES))
         tests.append(sorted_normality(ordered))
     together, counts = aligned([Histogram.of(part) for part in values])
@@ -177,6 +184,8 @@ def fit_statistics(
         together.low,
         together.high,
         values,
+        tuple(activations.row[kept[name]] for name in concepts),
+        Thresholds.of(low_ends, high_ends),
         no_tokens(len(together.low)) if ordinary is None else ordinary,
         seed,
     )

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from neuronlens.artifact import read_table
 from neuronlens.ranges.agreement import Agreement
+from neuronlens.ranges.examples import find_examples
 from neuronlens.ranges.normality import adjusted
 from neuronlens.ranges.overlap import bhattacharyya, histogram_overlap, jaccard, polysemanticity
 from neuronlens.ranges.saliency import top_set
@@ -189,6 +190,22 @@ def jaccard_table(statistics: SiteStatistics, rankings: Sequence[tuple[str, floa
         for (a, b), share in zip(pairs, jaccard(_top_sets(statistics, saliency, top)), strict=True)
     ]
     return pa.Table.from_pylist(rows)
+
+
+def examples_table(statistics: SiteStatistics) -> pa.Table:
+    """examples.parquet: the fit rows on which each neuron is most and least active, by neuron, end and place."""
+    ends = find_examples(statistics.values, statistics.rows, statistics.extremes)
+    neurons, (width, count) = statistics.width * len(ends), ends[0].row.shape
+    return pa.table(
+        {
+            "site": pa.array([str(statistics.site)] * (neurons * count)),
+            "neuron": np.repeat(np.arange(width, dtype=np.int32), len(ends) * count),
+            "end": np.tile(np.repeat([part.end for part in ends], count), width),
+            "place": np.tile(np.arange(count, dtype=np.int8), neurons),
+            "row": np.stack([part.row for part in ends], axis=1).reshape(-1),
+            "value": np.stack([part.value for part in ends], axis=1).reshape(-1),
+        }
+    )
 
 
 def _top_sets(statistics: SiteStatistics, saliency: str, top: float) -> list[npt.NDArray[np.int64]]:
