@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from neuronlens import artifact, example, stages
-from neuronlens.config import Config
+from neuronlens.config import CheckpointParams, Config
 from neuronlens.errors import UserError
 from neuronlens.params import load_config
 from neuronlens.parts import Mapper, in_threads
@@ -79,6 +79,15 @@ def open_existing(folder: Path) -> Audit:
     else:
         raise UserError("holds no audit", where=str(folder), cure="Name the folder of one, such as audits/ID.")
     return Audit(config, folder, workspace, pipeline)
+
+
+def checkpoint_of(audit: Audit) -> CheckpointParams:
+    """Where the checkpoint of an audit lies by its parameters, which speak from the root of the workspace."""
+    given = audit.config.checkpoint
+    if audit.workspace is None or not given.path or Path(given.path).expanduser().exists():
+        return given
+    inside = audit.workspace.root / given.path
+    return given.model_copy(update={"path": str(inside)}) if inside.exists() else given
 
 
 def foresee(config: Config, folder: Path) -> list[Outcome]:

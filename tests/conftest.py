@@ -16,6 +16,9 @@ from neuronlens.artifact import write_table
 from neuronlens.checkpoint import Checkpoint, load_checkpoint
 from neuronlens.dataset import Dataset
 from neuronlens.example import Example, make_example
+from neuronlens.params import load_config
+from neuronlens.stages import STAGES, run_stage
+from tests import planted
 from tests.models import CONCEPTS, WORDS, save_checkpoint
 
 torch.set_num_threads(1)  # xdist runs several workers; tiny models gain nothing from threads
@@ -105,6 +108,16 @@ def prepared(tmp_path, dataset) -> Path:
     folder.mkdir()
     write_table(folder / "dataset.parquet", dataset.to_table())
     return folder
+
+
+@pytest.fixture(scope="session")
+def planted_audit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished audit of the planted model, one neuron a concept; its checkpoint and data lie beside it."""
+    folder = tmp_path_factory.mktemp("planted")
+    config = load_config(None, planted.settings(folder))
+    for stage in STAGES:
+        run_stage(stage, config, folder / "audit")
+    return folder / "audit"
 
 
 @pytest.fixture(scope="session")

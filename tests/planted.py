@@ -28,6 +28,7 @@ VARIANTS = 12  # words of a concept, whose values are spread evenly over its int
 FILLERS = tuple(f"filler{i}" for i in range(20))
 WIDTH = 32  # neurons of resid_post and of mlp_post
 LAYER = 1  # the block that computes the planted neurons
+SITES = (f"mlp_post.{LAYER}", f"resid_post.{LAYER}")
 
 # coordinates of the residual stream; those from 0 to 2 are the planted neurons
 KEY, MINUS_KEY, CONSTANT, MINUS_CONSTANT, FILL, MINUS_FILL, EMPTY, ANSWER = 3, 6, 9, 10, 11, 12, 13, 14
@@ -121,6 +122,25 @@ def save_planted(folder: Path) -> Path:
     PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
     build().save_pretrained(folder)
     return folder
+
+
+def settings(folder: Path) -> list[str]:
+    """What makes an audit of the model, one neuron a concept; its checkpoint and data are put into a folder."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = dict(zip(("text", "label", "split"), map(list, zip(*rows(), strict=True)), strict=True))
+    pq.write_table(pa.table(columns), folder / "ends.parquet")
+    return [
+        "preset=official",
+        f"checkpoint.path={save_planted(folder / 'model')}",
+        f"dataset.path={folder / 'ends.parquet'}",
+        "dataset.prompt='{text}'",
+        f"extract.sites=[{', '.join(SITES)}]",
+        f"interventions.top={1 / WIDTH}",
+        "interventions.controls=random_neurons",
+        "evaluate.scoring=free",  # a model that names none of the concepts is wrong, whichever the concept was
+    ]
 
 
 def _embedding(word: str) -> torch.Tensor:

@@ -45,7 +45,7 @@ def _imported(*arguments: str | Path) -> set[str]:
     return set(names)
 
 
-@pytest.mark.parametrize("verb", [[], ["audit"], ["example"], ["schema"], ["stage"]])
+@pytest.mark.parametrize("verb", [[], ["audit"], ["example"], ["neuron"], ["schema"], ["stage"]])
 def test_help_imports_nothing_heavy(verb: list[str]) -> None:
     assert _imported(*verb, "--help") & HEAVY == set()
 
@@ -70,6 +70,7 @@ def test_an_audit_that_is_current_imports_no_model_library_and_no_prefect(tmp_pa
     run_audit(load_config(params), tmp_path / "audit", use_flow=False)
     imported = _imported("audit", "--params", params, "--out", tmp_path / "audit", "--no-flow")
     assert imported & HEAVY == {"pydantic"}
+    assert _imported("neuron", tmp_path / "audit", "resid_post.2:3") & HEAVY == {"numpy", "pyarrow", "pydantic"}
 
 
 def test_the_library_is_imported_without_its_dependencies() -> None:

@@ -12,36 +12,14 @@ import pytest
 
 from neuronlens.activations.store import read_activations
 from neuronlens.artifact import read_table
-from neuronlens.params import load_config
 from neuronlens.sites import Site
-from neuronlens.stages import STAGES, run_stage
 from tests import planted
+from tests.planted import SITES
 
-SITES = (f"mlp_post.{planted.LAYER}", f"resid_post.{planted.LAYER}")
 
-
-@pytest.fixture(scope="module")
-def audit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished audit of the planted model, one neuron a concept."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    folder = tmp_path_factory.mktemp("planted")
-    columns = dict(zip(("text", "label", "split"), map(list, zip(*planted.rows(), strict=True)), strict=True))
-    pq.write_table(pa.table(columns), folder / "ends.parquet")
-    settings = [
-        "preset=official",
-        f"checkpoint.path={planted.save_planted(folder / 'model')}",
-        f"dataset.path={folder / 'ends.parquet'}",
-        "dataset.prompt='{text}'",
-        f"extract.sites=[{', '.join(SITES)}]",
-        f"interventions.top={1 / planted.WIDTH}",
-        "interventions.controls=random_neurons",
-        "evaluate.scoring=free",  # a model that names none of the concepts is wrong, whichever the concept was
-    ]
-    for stage in STAGES:
-        run_stage(stage, load_config(None, settings), folder / "audit")
-    return folder / "audit"
+@pytest.fixture
+def audit(planted_audit: Path) -> Path:
+    return planted_audit
 
 
 def results(audit: Path, site: str, kind: str) -> dict[str, dict[str, Any]]:

@@ -22,7 +22,7 @@ from flows.verbs.options import (
     configured,
     flags,
 )
-from neuronlens.errors import ArtifactError, ConfigError, UserError, did_you_mean
+from neuronlens.errors import ArtifactError, ConfigError, did_you_mean
 
 
 def audit(
@@ -112,12 +112,9 @@ def show(
 ) -> None:
     """Show the results of an audit that is there."""
     from flows.console import show_results
+    from neuronlens.report.finished import document_of
 
-    file = audit / "report" / "audit.json"
-    if not file.is_file():
-        raise UserError(
-            "holds no finished audit", where=str(audit), cure="Name the folder of one: neuronlens list shows them."
-        )
+    file = document_of(audit)
     if as_json:
         typer.echo(file.read_bytes(), nl=False)
     else:

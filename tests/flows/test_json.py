@@ -23,6 +23,7 @@ GATE = {"gate", "rule", "number", "value", "low", "high", "verdict", "waived", "
 DECISION = {"checkpoint", "order", "key", "outcome", "audit", "fingerprint", "before", "gates", "error", "at"}
 COMPARISON = {"schema_version", "audits", "identical", "sites", "changes", "decided", "drift", "ranges", "rankings"}
 LISTED = {"audit", "folder", "accuracy", "selectivity", "line", "passed", "failed", "gates_not_decided", "waived"}
+CARD = {"audit", "site", "neuron", "module", "concepts", "top_sets", "overlaps", "examples", "effects", "masked"}
 TREND = {"line", "checkpoint", "order", "outcome", "audit", "before", "passed", "failed", "not_decided", "accuracy"}
 
 VERBS: dict[str, tuple[str, set[str]]] = {
@@ -34,6 +35,7 @@ VERBS: dict[str, tuple[str, set[str]]] = {
     "watch": ("watch run --once --no-flow", DECISION),
     "list": ("list", LISTED),
     "show": ("show AUDIT", {"schema_version", "base", "summary", "results", "trust"}),
+    "neuron": ("neuron AUDIT resid_post.2:0 --mask", CARD),
     "trend": ("trend run", TREND),
     "lineage": ("lineage AUDIT", {"name", "identity", "told", "holds"}),
     "push": ("push --remote ../remote", {"files"}),

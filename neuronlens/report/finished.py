@@ -1,0 +1,53 @@
+"""audit.json of a finished audit, found by the audit's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from neuronlens.artifact import read_json
+from neuronlens.errors import ArtifactError, UserError, did_you_mean
+from neuronlens.report.document import SCHEMA_VERSION
+
+DOCUMENT = Path("report") / "audit.json"
+
+
+def audit_of(audit: Mapping[str, Any] | Path | str) -> Mapping[str, Any]:
+    """audit.json.
+
+    Args:
+        audit: the document itself, or the folder of an audit.
+
+    Raises:
+        UserError: the folder holds no finished audit.
+        ArtifactError: the document is damaged, or of a newer NeuronLens.
+    """
+    if isinstance(audit, Mapping):
+        return audit
+    found: Mapping[str, Any] = read_json(document_of(Path(audit)))
+    version = found.get("schema_version")
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        known = f"newer than {SCHEMA_VERSION}, the newest this NeuronLens reads"
+        raise ArtifactError(f"{Path(audit) / DOCUMENT}: schema version {version} is {known}; upgrade it")
+    return found
+
+
+def document_of(folder: Path) -> Path:
+    """The file audit.json of the audit in a folder.
+
+    Raises:
+        UserError: it holds no finished audit.
+    """
+    file = folder / DOCUMENT
+    if file.is_file():
+        return file
+    beside = folder.parent
+    known = sorted(path.parents[1] for where in (beside, beside / "audits") for path in where.glob(f"*/{DOCUMENT}"))
+    raise UserError(
+        "holds no finished audit" if folder.is_dir() else "no such folder",
+        where=str(folder),
+        cure=did_you_mean(str(folder), map(str, known))
+        if known
+        else "Name the folder of an audit: neuronlens list shows them.",
+    )
