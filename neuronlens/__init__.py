@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from neuronlens import figures as figures
     from neuronlens.activations.capture import capture as capture
     from neuronlens.activations.extract import collect_activations as collect_activations
     from neuronlens.checkpoint import load_checkpoint as load_checkpoint
@@ -48,14 +49,17 @@ _HOMES = {
     "load_dataset": "dataset",
     "mask_neuron": "report.masked",
 }
-__all__ = list(_HOMES)
+_MODULES = ("figures",)
+__all__ = [*_HOMES, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"neuronlens.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"neuronlens.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *__all__])

@@ -27,6 +27,7 @@ _ELEMENTS = {"svg", "g", "path", "line", "text", "rect", "tspan"}
 _ATTRIBUTES = {
     *(
         "d",
+        "dy",
         "fill",
         "fill-opacity",
         "font-family",

@@ -56,12 +56,22 @@ class Card:
 
     def quantiles(self, q: Sequence[float]) -> list[float]:
         """[Q] of the concept's rows, as the histogram tells them: each off by one bin width at the most."""
-        width = self.edges[1] - self.edges[0]
-        counts = np.zeros((BINS, 1), dtype=np.int64)
-        counts[: len(self.target), 0] = self.target
-        exponent, first = round(math.log2(width)), round(self.edges[0] / width)
-        found = Histogram(int(self.target.sum()), np.array([exponent]), np.array([first]), counts).quantiles(q)
-        return [float(value) for value in found[:, 0]]
+        return histogram_quantiles(self.edges, self.target, q)
+
+
+def histogram_quantiles(edges: npt.NDArray[np.float64], counts: Counts, q: Sequence[float]) -> list[float]:
+    """[Q] quantiles of rows that a histogram of the fit counts: each off by one bin width at the most.
+
+    Args:
+        edges: [B + 1] of its bins.
+        counts: [B].
+    """
+    width = edges[1] - edges[0]
+    every = np.zeros((BINS, 1), dtype=np.int64)
+    every[: len(counts), 0] = counts
+    exponent, first = round(math.log2(width)), round(edges[0] / width)
+    found = Histogram(int(counts.sum()), np.array([exponent]), np.array([first]), every).quantiles(q)
+    return [float(value) for value in found[:, 0]]
 
 
 def most_selective(fit: Path, tau: float | None, limit: int = NEURONS) -> dict[str, list[Card]]:

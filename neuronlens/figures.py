@@ -1,0 +1,189 @@
+"""The charts of the pages for notebooks and files, each from audit.json or from the card of a neuron.
+
+from neuronlens import NeuronCard, figures
+
+figures.effects("audits/example")                                       # a notebook shows the Altair chart
+figures.histograms(NeuronCard.read("audits/example", "resid_post.3", 117)).save("neuron.svg")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neuronlens.artifact import slug
+from neuronlens.errors import SiteError, UserError, did_you_mean
+from neuronlens.pages.figures import densities, quantiles
+from neuronlens.pages.standalone import side_by_side, stand_alone, svg_file
+from neuronlens.pages.text import visible
+from neuronlens.report import view
+from neuronlens.report.concepts import NUMBERED, concept_numbers, concept_panels
+from neuronlens.report.finished import audit_of
+from neuronlens.report.frontiers import FrontierPanel, frontiers
+from neuronlens.report.neuron import NeuronCard
+from neuronlens.report.neurons import histogram_quantiles
+from neuronlens.report.table import KIND_NAMES
+
+if TYPE_CHECKING:
+    import altair as alt
+
+    from neuronlens.pages.drawing import Chart
+
+Audit = Mapping[str, Any] | Path | str
+"""audit.json, or the folder of an audit."""
+
+_GROUPS = {"group": {"target": "the concept", "complement": "all others"}}
+
+
+def effects(audit: Audit, site: str | None = None) -> Chart:
+    """Drop on the target against drop on the others: a point a method, means over concepts, with 95 % crosses for the main ones.
+
+    Args:
+        site: the deepest unless told otherwise.
+    """
+    document = _at(audit, site)
+    (panel,) = view.effects_panels(document)
+    kinds = {kind: KIND_NAMES[kind] for kind in view.kinds_drawn([panel])}
+    named = [f"{setting['name'][0].upper()} {setting['name']}" for setting in document["settings"]]
+    note = f"filled, with 95 % crosses: {', '.join([*named, *(['T tuned'] if 'tuned' in kinds else [])])}"
+    title = f"Drop on a concept and on the others, {panel.site}"
+    return stand_alone(panel.figure, title, {"kind": kinds}, [note])
+
+
+def concepts(audit: Audit, method: str = "tuned", site: str | None = None) -> Chart:
+    """One method, a point a concept: its drop on the concept against that on the others, with 95 % crosses.
+
+    Args:
+        method: one that findings speak of, such as `tuned` or `gaussian-2/d_prime/0.3/zero/all`.
+        site: the deepest unless told otherwise.
+
+    Raises:
+        UserError: no such method.
+    """
+    document = _at(audit, site)
+    panels = {panel.method["method"]: panel for found in concept_panels(document).values() for panel in found}
+    if method not in panels:
+        raise UserError(f"findings speak of no method {method!r}", cure=did_you_mean(method, panels))
+    panel = panels[method]
+    numbered = [f"{number} {visible(name, 24)}" for name, number in concept_numbers(document).items()][:NUMBERED]
+    title = f"{KIND_NAMES[panel.method['kind']].capitalize()} at {panel.method['site']}, a point a concept"
+    return stand_alone(panel.figure, title, {}, [", ".join(numbered[at : at + 4]) for at in range(0, len(numbered), 4)])
+
+
+def frontier(audit: Audit, site: str | None = None, saliency: str | None = None) -> Chart:
+    """What each kind of range takes from the concept and from the others as more neurons are masked.
+
+    Args:
+        site: the deepest unless told otherwise.
+        saliency: ranking of the neurons; the first that findings speak of unless told otherwise.
+
+    Raises:
+        UserError: the sweep has one share of the neurons and one width, or no such ranking.
+    """
+    panel, legends = _frontier(audit, site, saliency)
+    return stand_alone(panel.figure, f"Frontier over % of the neurons by {panel.saliency}, {panel.site}", legends)
+
+
+def cost(audit: Audit, site: str | None = None, saliency: str | None = None) -> Chart:
+    """What the settings of `frontier` cost ordinary text, as perplexity.
+
+    Raises:
+        UserError: as `frontier`; or perplexity was not measured.
+    """
+    panel, legends = _frontier(audit, site, saliency)
+    if panel.perplexity is None:
+        raise UserError(
+            "perplexity was not measured", cure="Name ordinary text in evaluate.auxiliary, and audit again."
+        )
+    return stand_alone(panel.perplexity, f"Cost over % of the neurons by {panel.saliency}, {panel.site}", legends)
+
+
+def histogram(card: NeuronCard, concept: str | None = None) -> Chart:
+    """A neuron's activations on a concept and on all others, with the concept's gaussian range as a band.
+
+    Args:
+        concept: the one with the highest d' unless told otherwise.
+
+    Raises:
+        UserError: no such concept.
+    """
+    part = card.concept(card.most_selective if concept is None else concept)
+    target = np.array(part.counts)
+    others = np.sum([one.counts for one in card.concepts], axis=0) - target
+    band = (None, None) if part.gaussian is None else (part.gaussian.lower[0], part.gaussian.upper[0])
+    drawn = densities.histogram(card.edges, target, others, *band)
+    return stand_alone(drawn, part.concept, _GROUPS)
+
+
+def histograms(card: NeuronCard, columns: int = 3) -> alt.ConcatChart:
+    """`histogram` for every concept."""
+    return side_by_side([histogram(card, part.concept) for part in card.concepts], columns)
+
+
+def quantile_plot(card: NeuronCard, concept: str | None = None) -> Chart:
+    """How far a neuron's activations on a concept are from the Gaussian that its range takes them for; on the diagonal both agree.
+
+    Args:
+        concept: the one with the highest d' unless told otherwise.
+
+    Raises:
+        UserError: no such concept.
+    """
+    part = card.concept(card.most_selective if concept is None else concept)
+    observed = histogram_quantiles(card.edges, np.array(part.counts), quantiles.probabilities(part.n))
+    return stand_alone(quantiles.quantile_plot(observed, part.mean, part.std, part.n), part.concept, {})
+
+
+def figures_of(audit: Audit) -> dict[str, Chart]:
+    """Name -> every chart of an audit's results, for the sites that its page draws."""
+    document = audit_of(audit)
+    found: dict[str, Chart] = {}
+    for site in view.spread([entry["site"] for entry in document["sites"]], view.SITES_DRAWN):
+        found[f"effects-{site}"] = effects(document, site)
+        if any((row["site"], row["role"], row["method"]) == (site, "chosen", "tuned") for row in document["summary"]):
+            found[f"concepts-{site}"] = concepts(document, site=site)
+        drawn = frontiers(_at(document, site))
+        for panel in drawn.panels if drawn else ():
+            found[f"frontier-{site}-{slug(panel.saliency, 'neurons')}"] = frontier(document, site, panel.saliency)
+            if panel.perplexity is not None:
+                found[f"cost-{site}-{slug(panel.saliency, 'neurons')}"] = cost(document, site, panel.saliency)
+    return found
+
+
+def write_figures(audit: Audit, folder: Path) -> list[Path]:
+    """Every chart of an audit's results as an SVG file; equal audits give equal bytes."""
+    files = []
+    for name, chart in figures_of(audit).items():
+        files.append(folder / f"{name}.svg")
+        files[-1].write_text(svg_file(chart), encoding="utf-8")
+    return files
+
+
+def _frontier(audit: Audit, site: str | None, saliency: str | None) -> tuple[FrontierPanel, dict[str, dict[Any, str]]]:
+    found = frontiers(_at(audit, site))
+    if found is None or not found.panels:
+        raise UserError("the sweep is one point, and no frontier", cure="Sweep interventions.top, and audit again.")
+    panels = {panel.saliency: panel for panel in found.panels}
+    if saliency is not None and saliency not in panels:
+        raise UserError(f"findings speak of no ranking {saliency!r}", cure=did_you_mean(saliency, panels))
+    panel = found.panels[0] if saliency is None else panels[saliency]
+    drawn = {row["kind"] for row in panel.rows}
+    widths = {place: f"width {width:g}" for place, width in enumerate(found.widths)}
+    kinds = {kind: name for kind, name in KIND_NAMES.items() if kind in drawn}
+    return panel, {"kind": kinds, **({"width": widths} if len(widths) > 1 else {})}
+
+
+def _at(audit: Audit, site: str | None) -> Mapping[str, Any]:
+    """audit.json with one site only.
+
+    Raises:
+        SiteError: no such site.
+    """
+    document = audit_of(audit)
+    known = {entry["site"]: entry for entry in document["sites"]}
+    if site is not None and site not in known:
+        raise SiteError(f"site {site!r} was not audited", cure=did_you_mean(site, known))
+    return {**document, "sites": [document["sites"][-1] if site is None else known[site]]}

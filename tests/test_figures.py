@@ -1,0 +1,159 @@
+"""The pages' charts for notebooks and files: complete without a page around them, inert, and the same for the same audit."""
+
+from __future__ import annotations
+
+import base64
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import pytest
+
+import neuronlens
+from neuronlens import NeuronCard, figures
+from neuronlens.artifact import read_json
+from neuronlens.errors import SiteError, UserError
+from neuronlens.pages.standalone import svg_file
+from neuronlens.report.page import report
+from neuronlens.report.table import KIND_NAMES
+from tests import planted
+from tests.report.artifacts import CONCEPTS, config, make_audit, results_table
+
+SITES = ("resid_post.0", "mlp_post.1")
+HOSTILE = ("</text><script>alert(1)</script>", "a\u202eb", "nu\x00l", "{{7*7}}", "x" * 300, "datum.label")
+CHARTS: dict[str, Callable[[Any], Any]] = {
+    "effects": figures.effects,
+    "concepts": figures.concepts,
+    "frontier": figures.frontier,
+    "cost": figures.cost,
+}
+
+
+def finished(folder: Path, concepts: tuple[str, ...] = CONCEPTS) -> Path:
+    """An audit made by hand, with its report, of two sites and two shares of the neurons."""
+    table = results_table(concepts, SITES, tops=(0.3, 0.5))
+    settings = config("interventions.top=[0.3, 0.5]")
+    inputs = make_audit(folder, settings, table, gain=0.3)
+    (folder / "report").mkdir()
+    report(settings, inputs, folder / "report")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def audit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished(tmp_path_factory.mktemp("audits") / "one")
+
+
+@pytest.fixture(scope="module")
+def card(planted_audit: Path) -> NeuronCard:
+    return NeuronCard.read(planted_audit, planted.SITES[0], 0)
+
+
+def words(svg: str) -> list[str]:
+    """Every text of a drawing."""
+    return ["".join(element.itertext()) for element in ET.fromstring(svg).iter() if element.tag.endswith("text")]
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_the_folder_and_the_document_give_one_chart(name: str, audit: Path) -> None:
+    draw = CHARTS[name]
+    document = read_json(audit / "report/audit.json")
+    assert draw(audit).to_dict() == draw(str(audit)).to_dict() == draw(document).to_dict()
+
+
+@pytest.mark.parametrize("name", [*CHARTS, "histogram", "histograms", "quantile_plot"])
+def test_altair_saves_it_and_a_notebook_shows_it(name: str, audit: Path, card: NeuronCard, tmp_path: Path) -> None:
+    chart = CHARTS[name](audit) if name in CHARTS else getattr(figures, name)(card)
+    chart.save(tmp_path / "chart.svg")
+    chart.save(tmp_path / "chart.png")
+    drawn = (tmp_path / "chart.svg").read_text()
+    assert len(list(ET.fromstring(drawn).iter())) > 50
+    assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
+    with alt.renderers.enable("svg"):
+        shown = chart._repr_mimebundle_()
+    assert words(shown["image/svg+xml"]) == words(drawn)
+    with alt.renderers.enable("png"):
+        png = chart._repr_mimebundle_()[0]["image/png"]
+    assert (png if isinstance(png, bytes) else base64.b64decode(png)).startswith(b"\x89PNG")
+
+
+def test_marks_are_explained_where_no_page_does(audit: Path, card: NeuronCard) -> None:
+    told = words(svg_file(figures.effects(audit)))
+    assert f"Drop on a concept and on the others, {SITES[1]}" in told
+    assert {KIND_NAMES[kind] for kind in ("gaussian", "full", "random_neurons", "tuned")} <= {*told}
+    assert KIND_NAMES["leace"] not in told, "what is not drawn needs no explanation"
+    assert {"width 2", "width 2.5", "range masking", "whole neurons"} <= {*words(svg_file(figures.frontier(audit)))}
+    assert {"the concept", "all others", "brick"} <= {*words(svg_file(figures.histogram(card)))}
+    (numbers,) = [text for text in words(svg_file(figures.concepts(audit))) if "1 arts" in text]
+    assert "6 sports" in numbers
+
+
+def test_every_site_and_ranking_can_be_drawn(audit: Path) -> None:
+    shallow, deep = (figures.effects(audit, site).to_dict() for site in SITES)
+    assert shallow != deep == figures.effects(audit).to_dict()
+    assert (
+        figures.frontier(audit, SITES[0], "mean_abs").to_dict()
+        != figures.frontier(audit, SITES[0], "d_prime").to_dict()
+    )
+    assert figures.concepts(audit, "full/mean_abs/0.3/zero/all").to_dict() != figures.concepts(audit).to_dict()
+
+
+def test_each_concept_of_a_neuron_has_its_own_panel(card: NeuronCard) -> None:
+    chart = figures.histograms(card, columns=2).to_dict()
+    assert [panel["title"] for panel in chart["concat"]] == sorted(planted.CONCEPTS)
+    for panel, part in zip(chart["concat"], card.concepts, strict=True):
+        alone = figures.histogram(card, part.concept).to_dict()["datasets"]
+        for layer in panel["layer"]:
+            name = layer["data"]["name"]
+            assert chart["datasets"][name] == alone[name.partition("-")[0]]
+
+
+def test_mistakes_name_what_there_is(audit: Path, planted_audit: Path, card: NeuronCard) -> None:
+    with pytest.raises(SiteError, match=r"'mlp_post\.2' was not audited\. Did you mean 'mlp_post\.1'\?"):
+        figures.effects(audit, "mlp_post.2")
+    with pytest.raises(UserError, match=r"no method 'tune'\. Did you mean 'tuned'\?"):
+        figures.concepts(audit, "tune")
+    with pytest.raises(UserError, match=r"no ranking 'dprime'\. Did you mean 'd_prime'\?"):
+        figures.frontier(audit, saliency="dprime")
+    with pytest.raises(UserError, match="one point, and no frontier"):
+        figures.frontier(planted_audit)
+    with pytest.raises(UserError, match="unknown concept 'sport'"):
+        figures.histogram(card, "sport")
+    with pytest.raises(UserError, match="no such folder"):
+        figures.effects(audit / "nowhere")
+
+
+def test_files_are_one_per_chart_and_the_same_each_time(audit: Path, tmp_path: Path) -> None:
+    files = figures.write_figures(audit, tmp_path)
+    kinds = {"effects", "concepts", "frontier", "cost"}
+    assert {file.name.partition("-")[0] for file in files} == kinds
+    for site in SITES:
+        assert {file.name.partition("-")[0] for file in files if site in file.name} == kinds
+    before = {file: file.read_bytes() for file in files}
+    figures.write_figures(read_json(audit / "report/audit.json"), tmp_path)
+    assert {file: file.read_bytes() for file in files} == before
+
+
+def test_files_are_inert_whatever_concepts_are_called(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "hostile", HOSTILE)
+    (tmp_path / "figures").mkdir()
+    files = figures.write_figures(folder, tmp_path / "figures")
+    assert files
+    for file in files:
+        root = ET.fromstring(file.read_text())
+        assert root.tag == "{http://www.w3.org/2000/svg}svg", "without its namespace a browser shows no image"
+        tags = {element.tag.rpartition("}")[2] for element in root.iter()}
+        assert tags <= {"svg", "g", "path", "line", "text", "rect", "tspan"}
+        assert not [
+            name for element in root.iter() for name in element.attrib if name.startswith("on") or "href" in name
+        ]
+    told = " ".join(words(next(file for file in files if file.name.startswith("concepts")).read_text()))
+    assert "a\\u202eb" in told
+    assert "{{7*7}}" in told
+
+
+def test_the_module_is_part_of_the_package_and_imported_at_first_use() -> None:
+    assert neuronlens.figures is figures
+    assert "figures" in dir(neuronlens)
