@@ -153,13 +153,9 @@ def figures_of(audit: Audit) -> dict[str, Chart]:
     return found
 
 
-def write_figures(audit: Audit, folder: Path) -> list[Path]:
-    """Every chart of an audit's results as an SVG file; equal audits give equal bytes."""
-    files = []
-    for name, chart in figures_of(audit).items():
-        files.append(folder / f"{name}.svg")
-        files[-1].write_text(svg_file(chart), encoding="utf-8")
-    return files
+def drawings(audit: Audit) -> dict[str, str]:
+    """File name -> SVG of every chart of an audit's results: shapes and text, and nothing that acts. Equal audits give equal text."""
+    return {f"{name}.svg": svg_file(chart) for name, chart in figures_of(audit).items()}
 
 
 def _frontier(audit: Audit, site: str | None, saliency: str | None) -> tuple[FrontierPanel, dict[str, dict[Any, str]]]:

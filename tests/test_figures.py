@@ -125,31 +125,27 @@ def test_mistakes_name_what_there_is(audit: Path, planted_audit: Path, card: Neu
         figures.effects(audit / "nowhere")
 
 
-def test_files_are_one_per_chart_and_the_same_each_time(audit: Path, tmp_path: Path) -> None:
-    files = figures.write_figures(audit, tmp_path)
+def test_there_is_a_drawing_of_each_kind_for_every_site_and_the_same_each_time(audit: Path) -> None:
+    drawn = figures.drawings(audit)
     kinds = {"effects", "concepts", "frontier", "cost"}
-    assert {file.name.partition("-")[0] for file in files} == kinds
+    assert {name.partition("-")[0] for name in drawn} == kinds
     for site in SITES:
-        assert {file.name.partition("-")[0] for file in files if site in file.name} == kinds
-    before = {file: file.read_bytes() for file in files}
-    figures.write_figures(read_json(audit / "report/audit.json"), tmp_path)
-    assert {file: file.read_bytes() for file in files} == before
+        assert {name.partition("-")[0] for name in drawn if site in name} == kinds
+    assert figures.drawings(read_json(audit / "report/audit.json")) == drawn
 
 
-def test_files_are_inert_whatever_concepts_are_called(tmp_path: Path) -> None:
-    folder = finished(tmp_path / "hostile", HOSTILE)
-    (tmp_path / "figures").mkdir()
-    files = figures.write_figures(folder, tmp_path / "figures")
-    assert files
-    for file in files:
-        root = ET.fromstring(file.read_text())
+def test_drawings_are_inert_whatever_concepts_are_called(tmp_path: Path) -> None:
+    drawn = figures.drawings(finished(tmp_path / "hostile", HOSTILE))
+    assert drawn
+    for svg in drawn.values():
+        root = ET.fromstring(svg)
         assert root.tag == "{http://www.w3.org/2000/svg}svg", "without its namespace a browser shows no image"
         tags = {element.tag.rpartition("}")[2] for element in root.iter()}
         assert tags <= {"svg", "g", "path", "line", "text", "rect", "tspan"}
         assert not [
             name for element in root.iter() for name in element.attrib if name.startswith("on") or "href" in name
         ]
-    told = " ".join(words(next(file for file in files if file.name.startswith("concepts")).read_text()))
+    told = " ".join(words(next(svg for name, svg in drawn.items() if name.startswith("concepts"))))
     assert "a\\u202eb" in told
     assert "{{7*7}}" in told
 

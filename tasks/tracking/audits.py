@@ -15,7 +15,7 @@ from tasks.audits import Audit
 from tasks.tracking.store import LONGEST, Given, Note, Recorded, Store
 
 _FILES = ("report.html", "summary.md", "audit.json", "metrics.json", "plots")
-_TABLE = "results.json"
+_TABLE, _FIGURES = "results.json", "figures"
 
 
 def state_key(folder: Path) -> str:
@@ -63,6 +63,8 @@ def experiment_of(folder: Path) -> str:
 
 
 def _note(audit: Audit, decisions: Mapping[str, str], flow_run: str | None) -> Note:
+    from neuronlens.figures import drawings  # takes a while to import, and only a new state is drawn
+
     document, report = _document(audit.folder), audit.folder / "report"
     # whom it is shared with is nobody's business
     told = flat(audit.config.model_dump(mode="json", exclude={"gates", *SHARED}))
@@ -80,6 +82,7 @@ def _note(audit: Audit, decisions: Mapping[str, str], flow_run: str | None) -> N
         ],
         [report / name for name in _FILES],
         {_TABLE: _results(audit.folder)},
+        {f"{_FIGURES}/{name}": svg for name, svg in drawings(document).items()},
     )
 
 

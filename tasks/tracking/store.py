@@ -84,6 +84,7 @@ class Note:
         inputs: what went in.
         files: files and folders to be kept with it.
         tables: file name -> columns and data, as MLflow's page shows a table.
+        texts: file name -> text of what is kept beside the files.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Note:
     inputs: Sequence[Given] = ()
     files: Sequence[Path] = ()
     tables: Mapping[str, Any] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -246,6 +248,8 @@ def _new_run(client: MlflowClient, experiment: str, key: str, note: Note) -> str
             client.log_inputs(run_id, datasets=[_input(given) for given in note.inputs])
         for path in note.files:
             client.log_artifact(run_id, str(path))
+        for name, text in note.texts.items():
+            client.log_text(run_id, text, name)
         for name, table in note.tables.items():
             client.log_dict(run_id, table, name)
         if note.tables:

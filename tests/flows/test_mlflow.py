@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +14,13 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+import requests
 import torch
 
 from flows import services
 from flows.cli import main
 from neuronlens.artifact import read_json
+from neuronlens.figures import drawings
 from tasks import tracking
 from tasks.audits import open_existing
 from tasks.lines import Decision, Line
@@ -178,10 +181,24 @@ def test_audits_are_noted_once(watched: Watched, monkeypatch: pytest.MonkeyPatch
         assert run.data.params["interventions.tau"] == "[2.0]"
         assert run.data.tags["neuronlens.fingerprint"] == document["checkpoint"]["fingerprint"]
         names = {entry.path for entry in watched.client.list_artifacts(run.info.run_id)}
-        assert {"report.html", "summary.md", "audit.json", "results.json"} <= names
+        assert {"report.html", "summary.md", "audit.json", "results.json", "figures"} <= names
     (watched.root / ".dvc/tmp/neuronlens/noted.json").unlink()  # the server itself is asked
     again = tracking.record(open_existing(watched.root / "audits" / runs[0].data.tags["neuronlens.audit"]))
     assert again == tracking.Recorded(runs[0].info.run_id, watched.url, new=False)
+
+
+def test_figures_of_an_audit_are_images_on_its_page(watched: Watched) -> None:
+    """Asked for as MLflow's page does."""
+    run = watched.runs("audit")[0]
+    document = read_json(watched.root / "audits" / run.data.tags["neuronlens.audit"] / "report/audit.json")
+    known = {f"figures/{name}": svg for name, svg in drawings(document).items()}
+    assert {entry.path for entry in watched.client.list_artifacts(run.info.run_id, "figures")} == {*known}
+    assert {name.partition("-")[0] for name in known} == {"figures/effects", "figures/concepts"}
+    for name, svg in known.items():
+        asked = {"path": name, "run_uuid": run.info.run_id}
+        given = requests.get(f"{watched.url}/get-artifact", params=asked, timeout=30)
+        assert given.text == svg
+        assert ET.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
 
 
 def test_comparisons_are_noted_once_beside_the_audits_that_they_are_of(
