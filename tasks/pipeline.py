@@ -22,24 +22,27 @@ from neuronlens.stages import PATHS, STAGES, Stage, identities
 
 AUDIT_FILE, PIPELINE_FILE = "audit.yaml", "dvc.yaml"
 IDENTITY, METHODS = f"{AUDITED}.of", f"{AUDITED}.methods"
+
+
+def _bars(name: str, title: str, x: str, y: Mapping[str, str]) -> dict[str, Any]:
+    """A plot with a bar for each row of a file below report/plots."""
+    files = {f"report/plots/{file}.json": column for file, column in y.items()}
+    return {name: {"template": "bar_horizontal", "title": title, "x": x, "y": files}}
+
+
 # what dvc metrics and dvc plots show; paths are relative to the dvc.yaml
 SHOWN: Mapping[str, Any] = {
     "metrics": ["report/metrics.json"],
     "plots": [
-        {
-            "selectivity": {
-                "template": "bar_horizontal",
-                "title": "Selectivity of every method, mean over concepts",
-                "x": "selectivity",
-                "y": {"report/plots/methods.json": "method"},
-            }
-        },
+        _bars("selectivity", "Selectivity of the main methods, mean over concepts", "selectivity", {"main": "name"}),
+        _bars("edited", "Selectivity by concept, at the deepest site", "selectivity", {"edited": "concept"}),
+        _bars("accuracy", "Accuracy of the unedited model by concept", "accuracy", {"accuracy": "concept"}),
         {
             "drops": {
                 "template": "scatter",
-                "title": "Drop of accuracy on a concept against the drop on the others",
+                "title": "Drop of accuracy on the others (x) and on the concept (y), a point a main method",
                 "x": "complement_accuracy_drop",
-                "y": {"report/plots/concepts.json": "target_accuracy_drop"},
+                "y": {"report/plots/main.json": "target_accuracy_drop"},
             }
         },
     ],

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from neuronlens.pages.text import visible
 from neuronlens.report.layers import joint_means
 from neuronlens.report.table import KIND_NAMES, main_summaries
 
@@ -24,6 +25,7 @@ _DRAWN = (
     "target_confidence_drop",
     "complement_confidence_drop",
 )
+_MEANS = ("site", "method", "kind", *_DRAWN, "perplexity_ratio")
 
 
 def metrics(audit: Mapping[str, Any]) -> dict[str, float]:
@@ -64,12 +66,52 @@ def concept_metrics(audit: Mapping[str, Any]) -> dict[str, float]:
 
 
 def plot_rows(audit: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """File name -> rows with the columns that `dvc plots` can draw: every method by concept, and as means over concepts."""
+    """File name -> rows with the columns that `dvc plots` can draw.
+
+    `main`: the methods that findings speak of, site by site, as means over concepts, under short names. `edited`: what the tuned ranges do
+    to each concept at the deepest site, or range masking where nothing is tuned. `accuracy`: the unedited model's, concept by concept.
+    `concepts` and `methods`: every method by concept, and as means.
+    """
     by_concept = [*_PLOTTED, *_DRAWN]
+    main = [*main_summaries(audit)]
     return {
-        "concepts": [{name: row[name] for name in by_concept} for row in audit["results"]],
+        "main": [{"name": _name(row, audit), **{key: row[key] for key in _MEANS}} for row in main],
+        "edited": _edited(main, audit),
+        "accuracy": [
+            {"concept": _inert(row["concept"]), "accuracy": row["accuracy"]} for row in audit["base"]["concepts"]
+        ],
+        "concepts": [
+            {name: row[name] for name in by_concept} | {"concept": _inert(row["concept"])} for row in audit["results"]
+        ],
         "methods": [
             {name: row[name] for name in (*by_concept, "perplexity_ratio") if name != "concept"}
             for row in audit["summary"]
         ],
     }
+
+
+def _name(row: Mapping[str, Any], audit: Mapping[str, Any]) -> str:
+    """Of a main method among those of all sites, in the few letters that DVC's charts have room for."""
+    if row["role"] == "chosen":
+        what = row["method"]
+    elif row["kind"] in ("gaussian", "full"):
+        what = f"{'ranges' if row['kind'] == 'gaussian' else 'whole'}, {row['saliency']}"
+    else:
+        what = KIND_NAMES[row["kind"]]
+    return str(what) if len(audit["sites"]) == 1 else f"{row['site']} {what}"
+
+
+def _edited(main: Sequence[Mapping[str, Any]], audit: Mapping[str, Any]) -> list[dict[str, Any]]:
+    deepest = [row for row in main if row["site"] == audit["sites"][-1]["site"]]
+    wanted = [row for kind in ("tuned", "gaussian", "full") for row in deepest if row["kind"] == kind]
+    same = ("site", "method", "role")
+    return [
+        {"concept": _inert(row["concept"]), **{key: row[key] for key in _DRAWN}}
+        for row in audit["results"]
+        if wanted and all(row[key] == wanted[0][key] for key in same)
+    ]
+
+
+def _inert(concept: str) -> str:
+    """A name from data for DVC's pages, which put it into a script as it is."""
+    return visible(concept, 60).replace("<", "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}")
