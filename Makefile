@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM := false
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup audit check test faults ranges bench bench-peers profile
+.PHONY: help setup audit check test faults ranges notebook bench bench-peers profile
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,10 @@ ranges: setup ## Run flows on the newest releases that pyproject.toml admits, in
 	@$(TELL_UV); set -x; $(BIN)/uv pip install --quiet --python .ranges/bin/python --constraint .ranges/torch.txt --editable '.[dev]'
 	.ranges/bin/python -m pip check
 	.ranges/bin/python -m pytest tests/flows/test_audit.py
+
+notebook: setup ## Run the worked notebook on the example, and keep what it shows.
+	$(BIN)/neuronlens example
+	$(BIN)/python -m tests.notebook
 
 bench: setup ## Measure, and print what the documentation quotes.
 	$(BIN)/python -m benchmarks

@@ -16,7 +16,9 @@ import numpy as np
 
 from neuronlens.artifact import slug
 from neuronlens.errors import SiteError, UserError, did_you_mean
+from neuronlens.evaluation.summary import summarise
 from neuronlens.pages.figures import densities, quantiles
+from neuronlens.pages.figures.effects import effects as draw_effects
 from neuronlens.pages.standalone import side_by_side, stand_alone, svg_file
 from neuronlens.pages.text import visible
 from neuronlens.report import view
@@ -25,16 +27,20 @@ from neuronlens.report.finished import audit_of
 from neuronlens.report.frontiers import FrontierPanel, frontiers
 from neuronlens.report.neuron import NeuronCard
 from neuronlens.report.neurons import histogram_quantiles
-from neuronlens.report.table import KIND_NAMES
+from neuronlens.report.table import KIND_NAMES, kind_of
+from neuronlens.sites import Site
 
 if TYPE_CHECKING:
     import altair as alt
+    import pyarrow as pa
 
     from neuronlens.pages.drawing import Chart
+    from neuronlens.ranges.statistics import SiteStatistics
 
 Audit = Mapping[str, Any] | Path | str
 """audit.json, or the folder of an audit."""
 
+_ENDS = ("", "_low", "_high")
 _GROUPS = {"group": {"target": "the concept", "complement": "all others"}}
 
 
@@ -51,6 +57,30 @@ def effects(audit: Audit, site: str | None = None) -> Chart:
     note = f"filled, with 95 % crosses: {', '.join([*named, *(['T tuned'] if 'tuned' in kinds else [])])}"
     title = f"Drop on a concept and on the others, {panel.site}"
     return stand_alone(panel.figure, title, {"kind": kinds}, [note])
+
+
+def methods(results: pa.Table, site: str | None = None) -> Chart:
+    """The same for what `evaluate_methods` measured: a numbered point a method, means over concepts, with 95 % crosses.
+
+    Args:
+        results: the table that it returns.
+        site: the deepest unless told otherwise.
+    """
+    rows = results.to_pylist()
+    where = max({row["site"] for row in rows}, key=Site.parse) if site is None else site
+    summary = summarise(row for row in rows if row["site"] == where)
+    told = summary if len(summary) <= NUMBERED else []
+    points = [
+        {"kind": kind_of(row), "main": True, "tag": str(number) if told else ""}
+        | {f"{group}{end}": _points(row[f"{group}_accuracy_drop{end}"]) for group in _GROUPS["group"] for end in _ENDS}
+        for number, row in enumerate(summary, 1)
+    ]
+    ends = [value for point in points for value in point.values() if isinstance(value, float)]
+    axis = min([0.0, *ends]), max([5.0, *ends])
+    kinds = {kind: name for kind, name in KIND_NAMES.items() if kind in {point["kind"] for point in points}}
+    named = [f"{number} {row['method']}" for number, row in enumerate(told, 1)]
+    title = f"Drop on a concept and on the others, {where}"
+    return stand_alone(draw_effects(points, axis, axis), title, {"kind": kinds}, named)
 
 
 def concepts(audit: Audit, method: str = "tuned", site: str | None = None) -> Chart:
@@ -123,6 +153,20 @@ def histograms(card: NeuronCard, columns: int = 3) -> alt.ConcatChart:
     return side_by_side([histogram(card, part.concept) for part in card.concepts], columns)
 
 
+def activations(statistics: SiteStatistics, neuron: int, *, tau: float = 2.0, columns: int = 3) -> alt.ConcatChart:
+    """Of a neuron that has just been fitted: its activations on each concept and on all others, with the range mean ± tau std."""
+    counts = statistics.histogram[:, :, neuron].astype(np.int64)
+    spanned = int(np.flatnonzero(counts.sum(axis=0))[-1]) + 1
+    edges = np.linspace(statistics.low[neuron], statistics.high[neuron], counts.shape[1] + 1)[: spanned + 1]
+    charts = []
+    for at, concept in enumerate(statistics.concepts):
+        own, others = counts[at, :spanned], np.delete(counts, at, axis=0).sum(axis=0)[:spanned]
+        mean, std = (float(part[neuron]) for part in (statistics.moments[at].mean, statistics.moments[at].std))
+        drawn = densities.histogram(edges, own, others, mean - tau * std, mean + tau * std)
+        charts.append(stand_alone(drawn, concept, _GROUPS))
+    return side_by_side(charts, columns)
+
+
 def quantile_plot(card: NeuronCard, concept: str | None = None) -> Chart:
     """How far a neuron's activations on a concept are from the Gaussian that its range takes them for; on the diagonal both agree.
 
@@ -170,6 +214,10 @@ def _frontier(audit: Audit, site: str | None, saliency: str | None) -> tuple[Fro
     widths = {place: f"width {width:g}" for place, width in enumerate(found.widths)}
     kinds = {kind: name for kind, name in KIND_NAMES.items() if kind in drawn}
     return panel, {"kind": kinds, **({"width": widths} if len(widths) > 1 else {})}
+
+
+def _points(share: float | None) -> float | None:
+    return None if share is None else 100 * share
 
 
 def _at(audit: Audit, site: str | None) -> Mapping[str, Any]:

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
+import pyarrow.compute as pc
 import pytest
 
 import neuronlens
 from neuronlens import NeuronCard, figures
-from neuronlens.artifact import read_json
+from neuronlens.activations.store import read_activations
+from neuronlens.artifact import read_json, read_table
 from neuronlens.errors import SiteError, UserError
 from neuronlens.pages.standalone import svg_file
+from neuronlens.ranges.statistics import fit_statistics
 from neuronlens.report.page import report
 from neuronlens.report.table import KIND_NAMES
 from tests import planted
@@ -98,6 +101,39 @@ def test_every_site_and_ranking_can_be_drawn(audit: Path) -> None:
         != figures.frontier(audit, SITES[0], "d_prime").to_dict()
     )
     assert figures.concepts(audit, "full/mean_abs/0.3/zero/all").to_dict() != figures.concepts(audit).to_dict()
+
+
+def test_what_was_measured_without_an_audit_can_be_drawn(audit: Path) -> None:
+    """The table of `evaluate_methods` has the columns of results.parquet."""
+    table = results_table(sites=SITES).filter(pc.field("role") == "sweep")
+    chart = figures.methods(table)
+    told = words(svg_file(chart))
+    assert f"Drop on a concept and on the others, {SITES[1]}" in told
+    assert {"range masking", "whole neurons"} <= {*told}
+    assert any(text.startswith("1 gaussian-2/mean_abs/0.3/zero/all") for text in told)
+    rows = table.filter(pc.field("site") == SITES[1]).to_pylist()
+    names = list(dict.fromkeys(row["method"] for row in rows))
+    drawn = chart.to_dict()["datasets"]["methods"]
+    for name, point in zip(names, drawn, strict=True):
+        own = [100 * row["target_accuracy_drop"] for row in rows if row["method"] == name]
+        assert point["target"] == pytest.approx(sum(own) / len(own))
+        assert point["target_low"] < point["target"] < point["target_high"]
+    single = figures.methods(table.filter(pc.field("concept") == CONCEPTS[0]), SITES[0])
+    assert single.to_dict()["datasets"]["methods"][0]["target_low"] is None, "one concept has no interval over concepts"
+
+
+def test_a_neuron_that_was_just_fitted_is_drawn_as_its_card_is(planted_audit: Path, card: NeuronCard) -> None:
+    found = read_activations(planted_audit / "extract", read_table(planted_audit / "prepare/dataset.parquet"))
+    fitted = fit_statistics(found, planted.SITES[0])
+    assert figures.activations(fitted, card.neuron).to_dict()["concat"] == figures.histograms(card).to_dict()["concat"]
+    ours, stored = (
+        chart.to_dict()["datasets"] for chart in (figures.activations(fitted, card.neuron), figures.histograms(card))
+    )
+    assert {name: rows for name, rows in ours.items() if name.startswith("bins")} == {
+        name: rows for name, rows in stored.items() if name.startswith("bins")
+    }
+    for name in (name for name in ours if name.startswith("band")):
+        assert ours[name] == [pytest.approx(row, rel=1e-5, abs=1e-6) for row in stored[name]]
 
 
 def test_each_concept_of_a_neuron_has_its_own_panel(card: NeuronCard) -> None:
