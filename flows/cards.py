@@ -213,7 +213,7 @@ def _overlaps(card: NeuronCard, told: Sequence[ConceptActivations], width: int) 
             f"{visible(pair.other if pair.concept == part.concept else pair.concept, _LABEL)} {100 * pair.histogram_overlap:.0f} %"
             for pair in alike
         ]
-        yield Text(f"{set_cell_size(name, label)}  {_cut(', '.join(others), width - label - 2)}")
+        yield Text(f"{set_cell_size(name, label)}  {_listed(others, width - label - 2)}")
 
 
 def _effects(card: NeuronCard, concept: str | None, width: int) -> Iterator[Text | Table]:
@@ -282,6 +282,16 @@ def _table(first: str, left: int) -> Table:
 
 def _labels(names: Sequence[str]) -> list[str]:
     return [_cut(name, _LABEL) for name in names]
+
+
+def _listed(items: Sequence[str], cells: int) -> str:
+    """As many items as there is room for, each of them whole: half a number is another number."""
+    shown = ", ".join(items)
+    for kept in range(len(items) - 1, -1, -1):
+        if cell_len(shown) <= cells:
+            break
+        shown = ", ".join([*items[:kept], "…"])
+    return shown
 
 
 def _cut(text: str, cells: int) -> str:

@@ -18,6 +18,7 @@ from neuronlens.config import Config
 from neuronlens.report.activations import Range
 from neuronlens.report.neuron import NeuronCard
 from tasks.versioning import Workspace
+from tests import planted
 
 SITE = "resid_post.2"
 HOSTILE = ("\x1b[31mred\x07", "a\u202eb", "\N{CJK UNIFIED IDEOGRAPH-6F22}" * 60, "x" * 300 + "\n", "[bold]b[/bold]")
@@ -88,10 +89,34 @@ def test_everything_that_is_known_is_told(
         assert row.text[:40] in text
 
 
+def test_numbers_are_shown_whole_or_not_at_all(
+    card: NeuronCard, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alike = tuple(replace(pair, histogram_overlap=0.5 + place / 100) for place, pair in enumerate(card.overlaps))
+    many = replace(card, overlaps=alike * 4)
+    for columns in range(60, 100):
+        lines = (
+            shown(many, monkeypatch, capsys, columns).partition("\noverlap")[2].splitlines()[1 : 1 + len(card.concepts)]
+        )
+        for line in lines:
+            assert re.fullmatch(r"\w+ +(\w+ \d\d %, )+…", line), line
+
+
 def test_an_audit_that_has_no_examples_says_so(
     card: NeuronCard, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "older than they are; run it again" in shown(replace(card, examples=()), monkeypatch, capsys)
+
+
+def test_a_neuron_that_never_moves_has_a_card(
+    planted_audit: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the planted model, all neurons but three."""
+    card = NeuronCard.read(planted_audit, planted.SITES[0], 20)
+    assert {part.std for part in card.concepts} == {0.0}
+    text = shown(card, monkeypatch, capsys)
+    assert text.count(f"  {BLOCKS[-1]}  36 rows   0 ± 0") == len(card.concepts)
+    assert "none of those that the findings speak of" in text
 
 
 def test_a_plot_has_a_block_for_every_bin_with_rows() -> None:
