@@ -87,10 +87,12 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Tell what changed between two audits of the same rows, paired row by row."""
+    from flows.configured import gates_of
     from flows.console import show_changes
     from flows.engine import finish_comparison
     from tasks.audits import open_existing
     from tasks.comparing import compared, transferred
+    from tasks.pages import around, write_comparison
 
     audit = open_existing(after)
     folder, found = (
@@ -99,8 +101,11 @@ def compare(
         else compared(before, after, out, seed=audit.config.seed)
     )
     tell(found, show_changes, as_json=as_json)
+    page = folder
+    if not transfer:
+        page = write_comparison(around(audit, gates_of(audit.config), before, folder), folder, found, anew=True)
     if not as_json:
-        typer.echo(f"\n{folder}")
+        typer.echo(f"\n{page}")
     finish_comparison(before, audit, folder)
 
 
@@ -113,18 +118,16 @@ def gate(
     as_json: AsJson = False,
 ) -> int:
     """Judge an audit by the gates of params.yaml. Exit code 0: all passed, 1: one failed, 4: one is not decided."""
+    from flows.configured import gates_of
     from flows.console import show_gates
     from neuronlens.comparison.gates import exit_code
     from tasks.audits import open_existing
     from tasks.comparing import compared, judged
 
-    config = (
-        open_existing(audit).config
-        if params is None and not Path("params.yaml").is_file()
-        else configured(params, None)
-    )
-    comparison = None if since is None else compared(since, audit, seed=config.seed)[0]
-    verdicts = judged(config.gates, audit, comparison)
+    own = open_existing(audit).config
+    gates = gates_of(own, params)
+    comparison = None if since is None else compared(since, audit, seed=own.seed)[0]
+    verdicts = judged(gates, audit, comparison)
     tell(verdicts, show_gates, as_json=as_json)
     return exit_code(verdicts)
 
