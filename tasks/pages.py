@@ -28,6 +28,7 @@ from neuronlens.errors import ArtifactError, ConfigError, NeuronLensError, UserE
 from neuronlens.report import index
 from neuronlens.report.context import Context, Links, Numbers, Step, main_numbers
 from neuronlens.report.document import SCHEMA_VERSION
+from neuronlens.report.finished import audit_of
 from neuronlens.report.index import INDEX
 from neuronlens.report.page import html
 from neuronlens.report.verdict import Verdict, verdict
@@ -155,7 +156,7 @@ def around(audit: Audit, gates: Gates, since: Path | None = None, comparison: Pa
     Raises:
         UserError: it is not finished, or another version of NeuronLens has written it.
     """
-    document = _document(audit.folder)
+    document = audit_of(audit.folder)
     if document["schema_version"] != SCHEMA_VERSION:
         raise UserError(
             f"was written by another version of NeuronLens (audit.json is of schema {document['schema_version']}, not {SCHEMA_VERSION})",
@@ -179,7 +180,7 @@ def around(audit: Audit, gates: Gates, since: Path | None = None, comparison: Pa
         told = [asdict(gate) for gate in _judged(gates, audit.folder, folder)]
         day = date.today().isoformat()
     earlier = [] if before is None or line is None else _gates_of(line, before.resolve().name)
-    rows = beside(told, gates, None if before is None else _document(before), earlier)
+    rows = beside(told, gates, None if before is None else audit_of(before), earlier)
     return Around(audit, document, rows, day, before, folder, found, line, decision)
 
 
@@ -227,7 +228,7 @@ def read_numbers(folder: Path, decision: Decision | None = None) -> Numbers | No
     """Of a stored audit; None where it is not there."""
     if not _is_finished(folder):
         return None
-    document = _document(folder)
+    document = audit_of(folder)
     name = str(document["checkpoint"]["name"]) if decision is None else decision.checkpoint
     word = verdict(beside(decision.gates, {})).word if decision is not None and decision.gates else None
     return Numbers(name, main_numbers(document), word)
@@ -418,15 +419,6 @@ def _is_audit(decision: Decision) -> bool:
 
 def _is_finished(folder: Path) -> bool:
     return all((folder / name / artifact.MANIFEST).is_file() for name in STAGES)
-
-
-def _document(folder: Path) -> dict[str, Any]:
-    if not _is_finished(folder):
-        raise UserError(
-            "holds no finished audit", where=str(folder), cure="Name the folder of one: neuronlens list shows them."
-        )
-    found: dict[str, Any] = artifact.read_json(folder / "report" / "audit.json")
-    return found
 
 
 def _timing(stage: Path) -> dict[str, Any]:
