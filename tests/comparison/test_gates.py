@@ -239,7 +239,10 @@ def test_beside_a_gate_stand_its_margin_and_the_number_before(audits: Audits, tm
     assert found["known"]["previous"] == before["base"]["accuracy"]
     concepts = {f"base_accuracy.{row['concept']}": row["accuracy"] for row in before["base"]["concepts"]}
     assert found["each"]["previous"] == concepts[found["each"]["number"]]
-    assert (found["kept"]["previous"], found["drift"]["previous"]) == (None, None)  # changes of changes are nobody's number
+    assert (found["kept"]["previous"], found["drift"]["previous"]) == (
+        None,
+        None,
+    )  # changes of changes are nobody's number
     earlier = [gate | {"value": 0.25} for gate in judged]
     assert {gate["previous"] for gate in beside(judged, gates, before, earlier)} == {0.25}
     for gate in found.values():

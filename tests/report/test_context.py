@@ -48,7 +48,14 @@ def comparison(concept: str = "sports", name: str = "checkpoint-1") -> dict[str,
         "drift": [
             {
                 **place,
-                **{"n": 9, "neurons": 16, "median_wasserstein": 0.1, "max_wasserstein": 1.5, "stray": 0.1, "floor": 0.4},
+                **{
+                    "n": 9,
+                    "neurons": 16,
+                    "median_wasserstein": 0.1,
+                    "max_wasserstein": 1.5,
+                    "stray": 0.1,
+                    "floor": 0.4,
+                },
                 **{"beyond_floor": 2, "moved": 3, "widened": 0, "narrowed": 1},
             }
         ],
@@ -83,7 +90,9 @@ def context(name: str = "checkpoint-1", concept: str = "sports") -> Context:
         ],
         made={"MLflow run": f"run {name}", "git commit": "0123abc"},
         command=f"neuronlens audit --params 'audits/{name}/audit.yaml'",
-        links=Links(index="../index.html", audit="index.html", before="../before/index.html", comparison="../../c/x.html"),
+        links=Links(
+            index="../index.html", audit="index.html", before="../before/index.html", comparison="../../c/x.html"
+        ),
     )
 
 
@@ -102,7 +111,10 @@ def test_the_first_screen_has_the_verdict_the_gates_what_changed_the_trend_and_t
     page = html(audit, context())
     screen = page[: page.index("</section>")]
     shown = " ".join(unescape(re.sub(r"<style>.*?</style>|<[^>]+>", " ", screen, flags=re.DOTALL)).split())
-    assert "✖ FAIL 1 of 3 gates fails: selectivity.sports 0.500 [0.400, 0.600], asked for ≥ 0.3. 1 failure is waived." in shown
+    assert (
+        "✖ FAIL 1 of 3 gates fails: selectivity.sports 0.500 [0.400, 0.600], asked for ≥ 0.3. 1 failure is waived."
+        in shown
+    )
     for told in (
         "judged on 2026-11-26",
         "selectivity >= 0.3",
@@ -207,4 +219,7 @@ def test_main_numbers_are_those_of_the_document(audit: Any) -> None:
         if (row["site"], row["method"], row["role"]) == (audit["sites"][-1]["site"], "tuned", "chosen")
     ]
     assert found["accuracy"] == audit["base"]["accuracy"]
-    assert (found["selectivity_low"], found["complement_drop"]) == (row["selectivity_low"], row["complement_accuracy_drop"])
+    assert (found["selectivity_low"], found["complement_drop"]) == (
+        row["selectivity_low"],
+        row["complement_accuracy_drop"],
+    )

@@ -68,7 +68,9 @@ def test_waived_failures_are_counted_apart() -> None:
 
 
 def test_why_a_gate_has_no_number_is_told_instead_of_it() -> None:
-    found = verdict([gate("typo", "NOT DECIDED", None, value=None, low=None, high=None, note="'selectivty' is no number")])
+    found = verdict(
+        [gate("typo", "NOT DECIDED", None, value=None, low=None, high=None, note="'selectivty' is no number")]
+    )
     assert found.sentence == "The only gate is not decided: typo, 'selectivty' is no number."
 
 
