@@ -187,10 +187,15 @@ def write_page(config: Config, folder: Path, outcomes: Sequence[Outcome] = ()) -
     Raises:
         UserError: a page would take the place of a file that NeuronLens did not write.
     """
-    from tasks.pages import around, write_pages
+    from tasks.surroundings import surroundings
 
-    audit = replace(open_existing(folder), config=config)
-    return told(write_pages(around(audit, config.gates), outcomes)).page
+    place = surroundings(replace(open_existing(folder), config=config), config.gates)
+    if not place.is_current():
+        from tasks.around import around
+        from tasks.pages import write_pages
+
+        told(write_pages(around(place), outcomes))
+    return place.page
 
 
 def told(written: Written) -> Written:

@@ -14,14 +14,7 @@ from neuronlens.comparison.stored import StoredAudit
 from neuronlens.comparison.transfer import transfer
 from neuronlens.config import Config, GateParams
 from neuronlens.errors import ArtifactError
-
-COMPARISONS = "comparisons"
-
-
-def place_of(a: Path, b: Path, *, transferred: bool = False) -> Path:
-    """Where the comparison of two audits goes: beside the folder that holds the second one's."""
-    a, b = a.resolve(), b.resolve()
-    return b.parent.parent / COMPARISONS / f"{a.name}--{b.name}{'--transfer' if transferred else ''}"
+from tasks.surroundings import place_of
 
 
 def compared(a: Path, b: Path, out: Path | None = None, *, seed: int = 0) -> tuple[Path, dict[str, Any]]:

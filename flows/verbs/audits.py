@@ -142,13 +142,16 @@ def report(
     """Write the page of an audit that is there: verdict, gates, what changed, trend, and everything that it found."""
     from flows.configured import gates_of
     from flows.engine import told
+    from tasks.around import around
     from tasks.audits import open_existing
     from tasks.comparing import compared
-    from tasks.pages import around, write_pages
+    from tasks.pages import write_pages
+    from tasks.surroundings import surroundings
 
     found = open_existing(audit)
     folder = None if since is None else compared(since, audit, seed=found.config.seed)[0]
-    written = told(write_pages(around(found, gates_of(found.config), since, folder), out=out, anew=True))
+    place = surroundings(found, gates_of(found.config), since, folder)
+    written = told(write_pages(around(place), out=out, anew=True))
     tell({"page": written.page, "verdict": written.verdict}, lambda made: typer.echo(made["page"]), as_json=as_json)
     if show_it:
         import webbrowser

@@ -90,9 +90,11 @@ def compare(
     from flows.configured import gates_of
     from flows.console import show_changes
     from flows.engine import finish_comparison
+    from tasks.around import around
     from tasks.audits import open_existing
     from tasks.comparing import compared, transferred
-    from tasks.pages import around, write_comparison
+    from tasks.pages import write_comparison
+    from tasks.surroundings import surroundings
 
     audit = open_existing(after)
     folder, found = (
@@ -103,7 +105,8 @@ def compare(
     tell(found, show_changes, as_json=as_json)
     page = folder
     if not transfer:
-        page = write_comparison(around(audit, gates_of(audit.config), before, folder), folder, found, anew=True)
+        place = surroundings(audit, gates_of(audit.config), before, folder)
+        page = write_comparison(around(place), folder, found, anew=True)
     if not as_json:
         typer.echo(f"\n{page}")
     finish_comparison(before, audit, folder)
@@ -151,9 +154,8 @@ def trend(
     """Show the main numbers of a line's checkpoints, one after another."""
     from flows.console import show_trend
     from flows.engine import audits_of, workspace_here
-    from tasks.catalogue import lines_of
     from tasks.catalogue import trend as found_trend
-    from tasks.lines import Line
+    from tasks.lines import Line, lines_of
 
     workspace = workspace_here()
     known = lines_of(workspace.root)

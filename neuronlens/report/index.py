@@ -19,7 +19,6 @@ from neuronlens.pages.figures.strips import value_strip
 from neuronlens.report.context import Numbers
 from neuronlens.report.verdict import Verdict
 
-INDEX = "index.html"
 ACCURACY_AXIS, SELECTIVITY_AXIS = (0.0, 1.0), (-0.5, 1.0)
 """The same in all entries of all times: the column of strips is the trend. Selectivity may lie below, and is then drawn at the end."""
 

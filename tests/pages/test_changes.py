@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -52,7 +53,7 @@ def test_every_slope_has_its_number_and_noise_is_dashed() -> None:
 def test_numbers_stand_apart_in_the_order_of_what_they_name(values: list[float], gap: float) -> None:
     places = apart(values, gap)
     order = sorted(range(len(values)), key=lambda i: (values[i], places[i]))
-    steps = [places[b] - places[a] for a, b in zip(order, order[1:], strict=False)]
+    steps = [places[b] - places[a] for a, b in pairwise(order)]
     assert all(step >= gap - 1e-6 for step in steps)
     assert sum(places) == pytest.approx(sum(values), abs=1e-6)  # nothing is pushed to one side
 

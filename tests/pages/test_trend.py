@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -35,7 +36,7 @@ def _points(values: list[float | None], **options: float) -> list[tuple[float, f
 def test_points_and_intervals_lie_where_the_numbers_say() -> None:
     values: list[float | None] = [60.0, 80.0, 90.0]
     points = _points(values)
-    steps = [b[0] - a[0] for a, b in zip(points, points[1:], strict=False)]
+    steps = [b[0] - a[0] for a, b in pairwise(points)]
     assert steps == pytest.approx([steps[0]] * 2)
     unit = (points[0][1] - points[2][1]) / 30.0
     assert points[0][1] - points[1][1] == pytest.approx(20 * unit)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from neuronlens.comparison.page import html as comparison_html
+from neuronlens.pages.text import MINUS
 from neuronlens.report.context import Context, Links, Numbers, Step, main_numbers
 from neuronlens.report.decision import GATES_SHOWN
 from neuronlens.report.page import html
@@ -48,15 +49,16 @@ def comparison(concept: str = "sports", name: str = "checkpoint-1") -> dict[str,
         "drift": [
             {
                 **place,
-                **{
-                    "n": 9,
-                    "neurons": 16,
-                    "median_wasserstein": 0.1,
-                    "max_wasserstein": 1.5,
-                    "stray": 0.1,
-                    "floor": 0.4,
-                },
-                **{"beyond_floor": 2, "moved": 3, "widened": 0, "narrowed": 1},
+                "n": 9,
+                "neurons": 16,
+                "median_wasserstein": 0.1,
+                "max_wasserstein": 1.5,
+                "stray": 0.1,
+                "floor": 0.4,
+                "beyond_floor": 2,
+                "moved": 3,
+                "widened": 0,
+                "narrowed": 1,
             }
         ],
         "farthest": [{**place, **moved}],
@@ -121,7 +123,7 @@ def test_the_first_screen_has_the_verdict_the_gates_what_changed_the_trend_and_t
         "FAIL (waived until 2027-01-31: labels are being corrected)",
         "0.250 +0.100",  # before, and the margin
         "▲ 1 improved ▼ 1 worsened ● 0 within noise",
-        "sports : accuracy 50.0 → 30.0 (−20.0)",
+        f"sports : accuracy 50.0 → 30.0 ({MINUS}20.0)",
         "Trend",
         "no-op edit largest change of a logit 0 (must be 0)",
         "120 test rows",

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from neuronlens.pages.text import MINUS
 from neuronlens.report.verdict import in_words, interval, verdict
 
 
@@ -75,5 +76,5 @@ def test_why_a_gate_has_no_number_is_told_instead_of_it() -> None:
 
 
 def test_an_end_that_json_has_no_number_for_is_infinite() -> None:
-    assert interval(None, 0.5) == "[−∞, 0.500]"
+    assert interval(None, 0.5) == f"[{MINUS}∞, 0.500]"
     assert verdict([gate("open", "NOT DECIDED", None, low=None)]).word == "NOT DECIDED"

@@ -17,16 +17,23 @@ from neuronlens.errors import UserError
 from neuronlens.report.document import SCHEMA_VERSION
 from neuronlens.report.index import read
 from tasks import pages
-from tasks.audits import open_existing
+from tasks.around import Around
+from tasks.around import around as judged_around
+from tasks.audits import Audit, open_existing
 from tasks.comparing import compared
 from tasks.lines import Decision, Line
-from tasks.pages import around, write_pages
+from tasks.pages import write_pages
+from tasks.surroundings import Gates, surroundings
 from tasks.versioning import Workspace
 from tests.compared import Audits
 
 GATES = Config.model_validate(
     {"gates": {"known": "base_accuracy >= 0", "kept": "base_accuracy drop <= 0.9", "high": "base_accuracy >= 0.99"}}
 ).gates
+
+
+def around(audit: Audit, gates: Gates, since: Path | None = None) -> Around:
+    return judged_around(surroundings(audit, gates, since))
 
 
 @pytest.fixture
@@ -71,16 +78,16 @@ def _write(root: Path, name: str, **options: Any) -> pages.Written:
 def _entries(root: Path) -> list[str]:
     entries, whole = read((root / "audits" / "index.html").read_text())
     assert whole
-    return [entry.text for entry in entries]
+    return [entry.html for entry in entries]
 
 
 def test_a_line_says_what_came_before_what_was_judged_and_the_trend(root: Path) -> None:
     found = around(open_existing(root / "audits" / "checkpoint-3"), GATES)
-    assert found.before == root / "audits" / "checkpoint-1"
-    assert found.comparison == root / "comparisons" / "checkpoint-1--checkpoint-3"
+    assert found.place.before == root / "audits" / "checkpoint-1"
+    assert found.place.comparison == root / "comparisons" / "checkpoint-1--checkpoint-3"
     assert found.day == "2026-11-03"
     assert {gate["gate"]: gate["verdict"] for gate in found.gates} == {"known": "PASS", "kept": "PASS", "high": "FAIL"}
-    assert [(name, own.name, own.current) for name, own in found.trend] == [
+    assert [(folder.name, own.name, own.current) for folder, own in found.trend] == [
         ("checkpoint-1", "step-1", False),
         ("checkpoint-3", "step-3", True),
     ]
@@ -177,10 +184,12 @@ def test_an_audit_of_another_schema_is_told_of(root: Path) -> None:
 ADD = """
 import sys
 from pathlib import Path
+from tasks.around import around
 from tasks.audits import open_existing
-from tasks.pages import around, write_pages
+from tasks.pages import write_pages
+from tasks.surroundings import surroundings
 for folder in sys.argv[1:]:
-    write_pages(around(open_existing(Path(folder)), {}))
+    write_pages(around(surroundings(open_existing(Path(folder)), {})))
 """
 
 
