@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from neuronlens.config import Config
+from neuronlens.config import Config, GateParams
 from neuronlens.params import load_config
 
 PARAMS = "params.yaml"
@@ -33,6 +33,19 @@ def config_of(
     if "checkpoint.path" in given:
         sets.append("checkpoint.revision=null")  # the file's revision is one of the file's checkpoint
     return load_config(params or (default if default.is_file() else None), [*sets, *(overrides or [])])
+
+
+def gates_of(own: Config, params: Path | None = None) -> Mapping[str, GateParams]:
+    """The gates that an audit is judged by: those of the file, of params.yaml in the current folder, or else its own.
+
+    Args:
+        own: configuration of the audit.
+        params: the file.
+
+    Raises:
+        ConfigError: see `neuronlens.params.load_config`.
+    """
+    return own.gates if params is None and not Path(PARAMS).is_file() else config_of(params, None).gates
 
 
 def _quoted(text: str) -> str:

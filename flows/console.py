@@ -15,6 +15,7 @@ from rich.table import Table
 
 from flows.engine import log
 from neuronlens.pages.text import count, points, points_between, significant, visible
+from neuronlens.report.changes import words
 from neuronlens.report.layers import joint_means
 from neuronlens.report.table import KIND_NAMES, Interval, ResultRow, result_rows
 
@@ -143,14 +144,10 @@ def show_gates(verdicts: Sequence[Judged]) -> None:
     _console(table).print(table if verdicts else "no gates: name some below gates: in params.yaml")
 
 
-_CHANGED = {
-    "base_accuracy": "accuracy, unedited",
-    "base_confidence": "confidence, unedited",
-    "base_log_perplexity": "log perplexity, unedited",
-    "selectivity": "selectivity of the tuned ranges",
-    "target_accuracy_drop": "their drop of accuracy on the concept",
-    "complement_accuracy_drop": "their drop on the others",
-}
+_CHANGED = (
+    *("base_accuracy", "base_confidence", "base_log_perplexity"),
+    *("selectivity", "target_accuracy_drop", "complement_accuracy_drop"),
+)
 
 
 def show_changes(comparison: Mapping[str, Any]) -> None:
@@ -159,7 +156,7 @@ def show_changes(comparison: Mapping[str, Any]) -> None:
     table = _plain_table(("change", "site", "before", "after", "difference", "95 %", "p"))
     for change in comparison["changes"]:
         if change["concept"] is None and change["quantity"] in _CHANGED and change["method"] in (None, "tuned"):
-            table.add_row(_CHANGED[change["quantity"]], change["site"] or "", *_change_cells(change))
+            table.add_row(words(change), change["site"] or "", *_change_cells(change))
     console = _console(table)
     console.print(f"{after} against {before}", soft_wrap=True)
     if comparison.get("identical"):
@@ -173,8 +170,7 @@ def show_changes(comparison: Mapping[str, Any]) -> None:
     if decided:
         single = _plain_table(("concept", "change", "site", "before", "after", "difference", "95 %", "p"))
         for change in decided:
-            words = _CHANGED.get(change["quantity"], change["quantity"])
-            single.add_row(visible(change["concept"]), words, change["site"] or "", *_change_cells(change))
+            single.add_row(visible(change["concept"]), words(change), change["site"] or "", *_change_cells(change))
         _console(single).print("", single, sep="\n")
     if comparison.get("drift"):
         drift = _plain_table(

@@ -17,7 +17,7 @@ from prefect.states import Completed
 from flows import events
 from flows.audit import done
 from flows.configured import config_of
-from flows.engine import default_folder, log, run_audit
+from flows.engine import default_folder, log, run_audit, write_page
 from flows.watch import in_words, line_here, source_of, watch_once, worst
 from neuronlens.errors import NeuronLensError
 from neuronlens.incoming import SETTLED
@@ -94,7 +94,9 @@ def audit(
     _begin()
     config = config_of(_file(params), overrides, {"checkpoint.path": checkpoint, "dataset.path": dataset})
     folder = default_folder(config)
-    return done(run_audit(config, folder, force=force, create=True), f"{folder}: ")
+    outcomes = run_audit(config, folder, force=force, create=True)
+    write_page(config, folder, outcomes)
+    return done(outcomes, f"{folder}: ")
 
 
 @flow(name="watch-line", flow_run_name=_watch_name, persist_result=False)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from neuronlens.checkpoint import identify_checkpoint
 from neuronlens.config import Config
@@ -18,6 +18,9 @@ from tasks.audits import AUDITS, Audit, bring_up_to_date, open_audit, open_exist
 from tasks.environment import set_environment
 from tasks.pipeline import AUDIT_FILE, PIPELINE_FILE, check_audited, pipeline_of
 from tasks.versioning import Workspace
+
+if TYPE_CHECKING:
+    from tasks.pages import Written
 
 log = logging.getLogger("neuronlens.audit")
 
@@ -172,6 +175,34 @@ def finish(audit: Audit, outcomes: Sequence[Outcome], flow_run: str | None = Non
         log.info("%-8s  run %s", "mlflow", noted.run)
     if audit.config.remote.push and audit.workspace is not None and audit.pipeline is not None:
         log.info("%-8s  %d files sent", "remote", audit.workspace.push([audit.pipeline.file]))
+
+
+def write_page(config: Config, folder: Path, outcomes: Sequence[Outcome] = ()) -> Path:
+    """Write the page of the audit in `folder` with what stands around it, and its entry in the index over all audits; where the page is.
+
+    Args:
+        config: of the audit; it is judged by the gates in it, unless a line of checkpoints has judged it.
+        outcomes: of its stages, in the run that has just ended.
+
+    Raises:
+        UserError: a page would take the place of a file that NeuronLens did not write.
+    """
+    from tasks.surroundings import surroundings
+
+    place = surroundings(replace(open_existing(folder), config=config), config.gates)
+    if not place.is_current():
+        from tasks.around import around
+        from tasks.pages import write_pages
+
+        told(write_pages(around(place), outcomes))
+    return place.page
+
+
+def told(written: Written) -> Written:
+    """What has been written, after telling of an index that was damaged."""
+    if written.index_remade:
+        log.warning("%-8s  the index over all audits was damaged; made anew of the audits that are stored", "index")
+    return written
 
 
 def finish_comparison(before: Path, after: Audit, folder: Path) -> None:

@@ -12,8 +12,8 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
-from flows.engine import finish_comparison, log, run_audit
-from neuronlens.artifact import hash_value
+from flows.engine import finish_comparison, log, run_audit, write_page
+from neuronlens.artifact import finite, hash_value
 from neuronlens.comparison.gates import exit_code
 from neuronlens.config import SHARED, Config
 from neuronlens.errors import ConfigError, NeuronLensError, UnreachableError
@@ -22,6 +22,7 @@ from neuronlens.stages import audit_id, identities
 from tasks.audits import AUDITS, open_existing
 from tasks.environment import set_environment
 from tasks.lines import Decision, Line
+from tasks.surroundings import INDEX
 from tasks.tracking import StoreError, registered
 from tasks.versioning import Workspace
 
@@ -90,6 +91,7 @@ def watch_once(
             own = _of(config, checkpoint)
             key = hash_value([told, _identity(own, checkpoint)])
             if (checkpoint.name, key) in known:
+                _write_page(own, line, known[checkpoint.name, key], missing=True)
                 continue
             if checkpoint.problem is None:
                 tell(checkpoint)
@@ -97,8 +99,27 @@ def watch_once(
             line.add(decision)
             made.append(decision)
             log.info("%-8s  %s", "line", in_words(decision))
+            _write_page(own, line, decision)
             tell(decision)
     return made
+
+
+def _write_page(config: Config, line: Line, decision: Decision, *, missing: bool = False) -> None:
+    """Of what has been audited, once that stands in the record.
+
+    Args:
+        missing: only where there is no page, since the look that made the audit was killed before it wrote one.
+    """
+    if decision.outcome != "audited" or decision.audit is None:
+        return
+    folder = line.root / AUDITS / decision.audit
+    # an audit that somebody has deleted has no page any more; its entry in the index stays as history
+    if not (folder / "report").is_dir() or (missing and (folder / INDEX).is_file()):
+        return
+    try:
+        write_page(config, folder)
+    except NeuronLensError as error:  # what is decided is decided
+        log.warning("%-8s  %s", "page", error)
 
 
 def watch(look: Callable[[], object], next_look: Callable[[], float]) -> None:
@@ -147,7 +168,7 @@ def _decide(config: Config, checkpoint: Incoming, line: Line, key: str, *, use_f
         audit=name,
         fingerprint=fingerprint,
         before=before,
-        gates=[asdict(gate) for gate in gates],
+        gates=[finite(asdict(gate)) for gate in gates],
     )
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from neuronlens.artifact import read_json
 from neuronlens.errors import ArtifactError
-from tasks.lines import LINES, Line
+from tasks.lines import Line, lines_of
 
 _AUDITS = pa.schema(
     [
@@ -50,8 +50,7 @@ def catalogue(root: Path, folders: Sequence[Path]) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(config={"threads": 1})
     rows = [row for folder in folders if (row := _audit(folder)) is not None]
     connection.register("audits", pa.Table.from_pylist(rows, schema=_AUDITS))
-    names = sorted(path.name for path in (root / LINES).glob("*") if path.is_dir())
-    decided = [row for name in names for row in _decisions(Line(root, name, name))]
+    decided = [row for name in lines_of(root) for row in _decisions(Line(root, name, name))]
     connection.register("decisions", pa.Table.from_pylist(decided, schema=_DECISIONS))
     return connection
 
@@ -85,11 +84,6 @@ def trend(root: Path, folders: Sequence[Path], line: str) -> list[dict[str, Any]
         """,
         {"line": line},
     )
-
-
-def lines_of(root: Path) -> list[str]:
-    """Names of the lines that have been watched."""
-    return sorted(path.name for path in (root / LINES).glob("*") if path.is_dir())
 
 
 def _asked(connection: duckdb.DuckDBPyConnection, query: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:

@@ -14,14 +14,7 @@ from neuronlens.comparison.stored import StoredAudit
 from neuronlens.comparison.transfer import transfer
 from neuronlens.config import Config, GateParams
 from neuronlens.errors import ArtifactError
-
-COMPARISONS = "comparisons"
-
-
-def place_of(a: Path, b: Path, *, transferred: bool = False) -> Path:
-    """Where the comparison of two audits goes: beside the folder that holds the second one's."""
-    a, b = a.resolve(), b.resolve()
-    return b.parent.parent / COMPARISONS / f"{a.name}--{b.name}{'--transfer' if transferred else ''}"
+from tasks.surroundings import place_of
 
 
 def compared(a: Path, b: Path, out: Path | None = None, *, seed: int = 0) -> tuple[Path, dict[str, Any]]:
@@ -31,16 +24,26 @@ def compared(a: Path, b: Path, out: Path | None = None, *, seed: int = 0) -> tup
         UserError: see `neuronlens.comparison.document.compare`.
     """
     folder = out or place_of(a, b)
+    found = stored(a, b, folder, seed=seed)
+    return folder, compare(a, b, folder, seed) if found is None else found
+
+
+def stored(a: Path, b: Path, folder: Path, *, seed: int = 0) -> dict[str, Any] | None:
+    """comparison.json in a folder, where it is of the artifacts that the audits in `a` and `b` have now; else None.
+
+    Raises:
+        UserError: there is no finished audit in one of them.
+    """
     audits = StoredAudit.open(a), StoredAudit.open(b)
     wanted = {
         f"{name} of {which}": digest
         for which, audit in zip("ab", audits, strict=True)
         for name, digest in audit.hashes.items()
     }
-    if _is_of(folder, wanted, {"seed": seed}):
-        found: dict[str, Any] = artifact.read_json(folder / COMPARISON)
-        return folder, found
-    return folder, compare(a, b, folder, seed)
+    if not _is_of(folder, wanted, {"seed": seed}):
+        return None
+    found: dict[str, Any] = artifact.read_json(folder / COMPARISON)
+    return found
 
 
 def transferred(a: Path, b: Path, config: Config, out: Path | None = None) -> tuple[Path, dict[str, Any]]:

@@ -1,16 +1,22 @@
-"""The chain from a report to the weights and rows behind it, every hash on the way computed again."""
+"""Where an audit comes from: the chain from a report to the weights and rows behind it, with every hash on the way computed again, and what
+was recorded of it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from neuronlens import artifact
 from neuronlens.config import Config
 from neuronlens.errors import ArtifactError, UserError, redacted
-from neuronlens.stages import OUTSIDE, STAGES, identities
+from neuronlens.report.context import Step
+from neuronlens.stages import OUTSIDE, STAGES, Outcome, identities
 from tasks import tracking
 from tasks.audits import Audit
+from tasks.pipeline import AUDIT_FILE, PIPELINE_FILE
 
 
 @dataclass(frozen=True)
@@ -101,3 +107,72 @@ def _outside(config: Config, name: str, recorded: str) -> Link:
     if now == recorded:
         return Link(name, now, (f"{place} is the one",), holds=True)
     return Link(name, recorded, (f"{place} IS ANOTHER ONE, {now[:12]}",), holds=False)
+
+
+def recorded(audit: Audit, outcomes: Sequence[Outcome] = ()) -> tuple[list[Step], dict[str, str]]:
+    """What came in and what was made of it, as manifests and the audit's MLflow run have it, and who else knows of it: name -> identity.
+
+    No file but the manifests is read, and no hash is computed again; `lineage` does that.
+
+    Args:
+        outcomes: of the stages in the run that has just ended; told where no MLflow run tells them.
+    """
+    tags: dict[str, str] = {}
+    made: dict[str, str] = {}
+    # a folder that DVC does not know is noted nowhere but where the user has named a store
+    noted = audit if audit.pipeline is not None else replace(audit, workspace=None)
+    try:
+        known = tracking.origin(noted)
+        if known is not None:
+            run, tags = known
+            made["MLflow run"] = run.run
+            own = noted.workspace is not None and str(noted.workspace.root) in run.uri
+            made["MLflow store"] = "of this workspace" if own else redacted(run.uri)
+    except tracking.StoreError as error:
+        made["MLflow run"] = f"not known: {error}"
+    for name, tag in (("Prefect flow run", "prefect.flow_run"), ("git commit", "git.commit")):
+        if tag in tags:
+            made[name] = tags[tag]
+    now = {each.stage: f"{each.outcome}: {each.reason}" for each in outcomes}
+    manifests = {name: artifact.read_manifest(audit.folder / name) for name in STAGES}
+    inputs = {key: value for each in manifests.values() for key, value in each["inputs"].items() if key in OUTSIDE}
+    steps = [Step(name, inputs[name]) for name in OUTSIDE if inputs.get(name, "none") != "none"]
+    for name, manifest in manifests.items():
+        steps.append(
+            Step(
+                name,
+                artifact.content_hash(audit.folder / name),
+                sum(file["bytes"] for file in manifest["files"].values()),
+                timing(audit.folder / name).get("seconds"),
+                _how(tags.get(f"neuronlens.{name}") or now.get(name)),
+                next((md5 for key, md5 in tags.items() if key.startswith("dvc.") and key.endswith(f"/{name}")), None),
+            )
+        )
+    return steps, made
+
+
+def timing(stage: Path) -> dict[str, Any]:
+    """How long a stage took and when it ended, where it was computed here."""
+    try:
+        found: dict[str, Any] = artifact.read_json(stage / artifact.TIMING)
+    except ArtifactError:
+        return {}
+    return found
+
+
+def command(audit: Audit) -> str:
+    """What makes the audit again: from the root of its workspace, or, outside of any, from where its inputs lie."""
+    folder = audit.folder.resolve()
+    root = None if audit.workspace is None else audit.workspace.root.resolve()
+    told = folder.relative_to(root) if root is not None and folder.is_relative_to(root) else Path(folder.name)
+    if (folder / AUDIT_FILE).is_file():
+        return f"neuronlens audit --params {shlex.quote((told / AUDIT_FILE).as_posix())}"
+    made = f"neuronlens audit --out {shlex.quote(told.as_posix())}"
+    known = audit.pipeline is not None and audit.pipeline.file == PIPELINE_FILE
+    return made if known else f"{made}, with the parameters in audit.json"
+
+
+def _how(recorded: str | None) -> str | None:
+    """An outcome with its reason, in the words of a reader who asks whether something was computed anew."""
+    outcome, _, reason = (recorded or "").partition(": ")
+    return f"reused: {reason}" if outcome in ("current", "restored") else recorded

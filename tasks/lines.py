@@ -143,3 +143,8 @@ class Line:
             yield
         finally:
             lock.release()
+
+
+def lines_of(root: Path) -> list[str]:
+    """Names of the lines of a workspace that have been watched."""
+    return sorted(path.name for path in (root / LINES).glob("*") if path.is_dir())

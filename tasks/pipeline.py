@@ -48,6 +48,8 @@ SHOWN: Mapping[str, Any] = {
     ],
 }
 _IGNORED = "# Artifacts, which DVC keeps. Of an audit git holds audit.yaml, dvc.yaml and dvc.lock.\n"
+# pages of what stands around audits, which neuronlens report writes anew
+_PAGES = ("/index.html", "/*/index.html")
 _HEADS = {
     AUDIT_FILE: "# What this audit was told, and what it is of. Written by `neuronlens audit`, which reads it again with --params.\n",
     PIPELINE_FILE: "# The audit in this folder as a pipeline, for `dvc repro`. Written by `neuronlens audit`.\n",
@@ -120,12 +122,18 @@ def describe(config: Config, folder: Path, root: Path) -> Pipeline:
     found = Pipeline(root, folder, f"{folder.relative_to(root).as_posix()}/{PIPELINE_FILE}")
     _write(folder / AUDIT_FILE, audit_text(config, root))
     _write(folder / PIPELINE_FILE, pipeline_text(config, found))
-    if not (
-        ignored := folder.parent / ".gitignore"
-    ).exists():  # DVC keeps what it names out of git, where git was there first
-        # by name: DVC takes a pattern such as /*/*/ for one that ignores dvc.yaml, too, and then knows no pipeline
-        _write(ignored, _IGNORED + "".join(f"/*/{name}/\n" for name in STAGES))
+    _keep_out_of_git(folder.parent)
     return found
+
+
+def _keep_out_of_git(audits: Path) -> None:
+    """DVC keeps what it names out of git, where git was there first. A file that somebody else has written stays as it is."""
+    ignored = audits / ".gitignore"
+    text = ignored.read_text(encoding="utf-8") if ignored.exists() else _IGNORED
+    if text.startswith(_IGNORED):
+        # by name: DVC takes a pattern such as /*/*/ for one that ignores dvc.yaml, too, and then knows no pipeline
+        wanted = [*(f"/*/{name}/" for name in STAGES), *_PAGES]
+        _write(ignored, text + "".join(f"{name}\n" for name in wanted if name not in text.splitlines()))
 
 
 def written_by(config: Config, folder: Path, root: Path) -> dict[str, Any]:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.engine import run_audit
-from neuronlens.params import load_config
+from flows.cli import main
 from tests.conftest import labelled
 from tests.models import save_checkpoint
 
@@ -67,7 +66,7 @@ def test_an_audit_that_is_current_imports_no_model_library_and_no_prefect(tmp_pa
         evaluate: {{bootstrap: 100}}
         """
     )
-    run_audit(load_config(params), tmp_path / "audit", use_flow=False)
+    assert main(["audit", "--params", str(params), "--out", str(tmp_path / "audit"), "--no-flow"]) == 0
     imported = _imported("audit", "--params", params, "--out", tmp_path / "audit", "--no-flow")
     assert imported & HEAVY == {"pydantic"}
     read = {"duckdb", "numpy", "pyarrow", "pydantic"}

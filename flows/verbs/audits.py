@@ -42,18 +42,19 @@ def audit(
 ) -> None:
     """Audit a checkpoint on labelled text and write a report."""
     from flows import console
-    from flows.engine import default_folder, run_audit
+    from flows.engine import default_folder, run_audit, write_page
 
     config = configured(params, overrides, flags(checkpoint, dataset, text, label, split))
     folder = out or default_folder(config)
     console.show_stages(sys.stderr if as_json else sys.stdout)
-    run_audit(config, folder, use_flow=not no_flow, force=force, create=out is None)
-    report = folder / "report"
+    outcomes = run_audit(config, folder, use_flow=not no_flow, force=force, create=out is None)
+    page = write_page(config, folder, outcomes)
+    document = folder / "report" / "audit.json"
     if as_json:
-        typer.echo((report / "audit.json").read_bytes(), nl=False)
+        typer.echo(document.read_bytes(), nl=False)
     else:
-        console.show_results(report / "audit.json")
-        typer.echo(f"\n{report / 'report.html'}")
+        console.show_results(document)
+        typer.echo(f"\n{page}")
 
 
 def plan(
@@ -119,7 +120,43 @@ def show(
         typer.echo(file.read_bytes(), nl=False)
     else:
         show_results(file)
-        typer.echo(f"\n{audit / 'report' / 'report.html'}")
+        pages = (audit / "index.html", audit / "report" / "report.html")
+        typer.echo(f"\n{next(page for page in pages if page.is_file())}")
+
+
+def report(
+    audit: Annotated[Path, typer.Argument(metavar="AUDIT", help="Its folder.")],
+    since: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="AUDIT",
+            help="The audit before it, which it is compared with; that of its line unless told otherwise.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where the page goes; AUDIT/index.html unless told otherwise.")
+    ] = None,
+    show_it: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the page of an audit that is there: verdict, gates, what changed, trend, and everything that it found."""
+    from flows.configured import gates_of
+    from flows.engine import told
+    from tasks.around import around
+    from tasks.audits import open_existing
+    from tasks.comparing import compared
+    from tasks.pages import write_pages
+    from tasks.surroundings import surroundings
+
+    found = open_existing(audit)
+    folder = None if since is None else compared(since, audit, seed=found.config.seed)[0]
+    place = surroundings(found, gates_of(found.config), since, folder)
+    written = told(write_pages(around(place), out=out, anew=True))
+    tell({"page": written.page, "verdict": written.verdict}, lambda made: typer.echo(made["page"]), as_json=as_json)
+    if show_it:
+        import webbrowser
+
+        webbrowser.open(written.page.resolve().as_uri())
 
 
 def lineage(
@@ -184,6 +221,7 @@ VERBS: Mapping[str, Callable[..., object]] = {
     "plan": plan,
     "status": status,
     "show": show,
+    "report": report,
     "lineage": lineage,
     "stage": stage,
     "example": example,

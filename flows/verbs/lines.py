@@ -87,10 +87,14 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Tell what changed between two audits of the same rows, paired row by row."""
+    from flows.configured import gates_of
     from flows.console import show_changes
     from flows.engine import finish_comparison
+    from tasks.around import around
     from tasks.audits import open_existing
     from tasks.comparing import compared, transferred
+    from tasks.pages import write_comparison
+    from tasks.surroundings import surroundings
 
     audit = open_existing(after)
     folder, found = (
@@ -99,8 +103,12 @@ def compare(
         else compared(before, after, out, seed=audit.config.seed)
     )
     tell(found, show_changes, as_json=as_json)
+    page = folder
+    if not transfer:
+        place = surroundings(audit, gates_of(audit.config), before, folder)
+        page = write_comparison(around(place), folder, found, anew=True)
     if not as_json:
-        typer.echo(f"\n{folder}")
+        typer.echo(f"\n{page}")
     finish_comparison(before, audit, folder)
 
 
@@ -113,18 +121,16 @@ def gate(
     as_json: AsJson = False,
 ) -> int:
     """Judge an audit by the gates of params.yaml. Exit code 0: all passed, 1: one failed, 4: one is not decided."""
+    from flows.configured import gates_of
     from flows.console import show_gates
     from neuronlens.comparison.gates import exit_code
     from tasks.audits import open_existing
     from tasks.comparing import compared, judged
 
-    config = (
-        open_existing(audit).config
-        if params is None and not Path("params.yaml").is_file()
-        else configured(params, None)
-    )
-    comparison = None if since is None else compared(since, audit, seed=config.seed)[0]
-    verdicts = judged(config.gates, audit, comparison)
+    own = open_existing(audit).config
+    gates = gates_of(own, params)
+    comparison = None if since is None else compared(since, audit, seed=own.seed)[0]
+    verdicts = judged(gates, audit, comparison)
     tell(verdicts, show_gates, as_json=as_json)
     return exit_code(verdicts)
 
@@ -148,9 +154,8 @@ def trend(
     """Show the main numbers of a line's checkpoints, one after another."""
     from flows.console import show_trend
     from flows.engine import audits_of, workspace_here
-    from tasks.catalogue import lines_of
     from tasks.catalogue import trend as found_trend
-    from tasks.lines import Line
+    from tasks.lines import Line, lines_of
 
     workspace = workspace_here()
     known = lines_of(workspace.root)

@@ -17,6 +17,7 @@ from neuronlens.artifact import finite, fresh_folder, hash_value, write_json, wr
 from neuronlens.comparison import CHANGES, COMPARISON
 from neuronlens.comparison.changes import Change, base_changes, corrected, edit_changes, text_changes
 from neuronlens.comparison.drift import STATES, Drift, drift, drift_table, range_states
+from neuronlens.comparison.movements import movements
 from neuronlens.comparison.page import html
 from neuronlens.comparison.rankings import PERSISTENCE, rank_biased_overlap
 from neuronlens.comparison.stored import StoredAudit, check_comparable
@@ -24,7 +25,7 @@ from neuronlens.ranges.overlap import jaccard
 from neuronlens.ranges.saliency import top_set
 from neuronlens.sites import Site
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _FARTHEST = 20  # neurons listed per site
 
 Rows = list[dict[str, Any]]
@@ -60,6 +61,7 @@ def compare(a: Path, b: Path, out: Path, seed: int = 0) -> dict[str, Any]:
             "decided": [asdict(change) for change in changes if change.direction],
             "drift": [_drift_row(part) for part in drifts],
             "farthest": _farthest(drifts),
+            "movements": movements(first, second, drifts),
             "ranges": _state_counts(states),
             "rankings": rankings,
             "seed": seed,
@@ -259,10 +261,12 @@ def _state_counts(states: Rows) -> Rows:
 
 def told(audit: StoredAudit) -> dict[str, Any]:
     """Which audit, of which checkpoint."""
-    checkpoint = audit.facts["prepare"]["checkpoint"]
+    prepared, evaluated = (audit.facts[stage] for stage in ("prepare", "evaluate"))
     return {
         "audit": audit.name,
-        "checkpoint": checkpoint,
+        "checkpoint": prepared["checkpoint"],
+        "trust": {name: evaluated[name] for name in ("no_op_difference", "dtype", "device")}
+        | {"versions": audit.versions},
         "artifacts": audit.hashes,
         "digest": hash_value(audit.hashes),
     }

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
+from neuronlens.artifact import finite
 from neuronlens.config import GateParams
 from neuronlens.errors import ConfigError, did_you_mean
 from neuronlens.rules import Rule, Verdict
@@ -138,6 +139,55 @@ def exit_code(judged: Sequence[Judged]) -> int:
     """0 where all passed, were waived or do not apply, 1 where one failed, 4 where one was not decided."""
     verdicts = {part.verdict for part in judged if part.waived is None}
     return 1 if "FAIL" in verdicts else 4 if "NOT DECIDED" in verdicts else 0
+
+
+def beside(
+    judged: Sequence[Mapping[str, Any]],
+    gates: Mapping[str, GateParams],
+    before: Mapping[str, Any] | None = None,
+    earlier: Sequence[Mapping[str, Any]] = (),
+) -> list[dict[str, Any]]:
+    """Judged gates with what stands beside them on a page.
+
+    `bound` is the threshold; `margin` how far the worse end of the interval lies inside it, negative outside, None without an interval;
+    `previous` what the number was at the audit before: as its gate was judged then, or else as that audit's own numbers say.
+
+    Args:
+        judged: fields of `Judged`. Limits that are infinite become None.
+        gates: name -> parameters, as far as they are known.
+        before: audit.json of the audit before.
+        earlier: its gates, as they were judged.
+    """
+    known = {(gate["gate"], gate["rule"], gate["number"]): gate["value"] for gate in earlier}
+    found = []
+    for gate in judged:
+        rule = Rule.parse(gate["rule"])
+        key = gate["gate"], gate["rule"], gate["number"]
+        previous = known.get(key)
+        if previous is None and before is not None and rule.of is None and rule.name.split(".")[0] not in _COMPARED:
+            params = gates.get(gate["gate"])
+            number = audit_numbers(before, params if params and params.rule == gate["rule"] else None).get(
+                gate["number"]
+            )
+            previous = None if number is None else number.value
+        worse = gate["high"] if rule.op.startswith("<") else gate["low"]
+        margin = None if worse is None else rule.bound - worse if rule.op.startswith("<") else worse - rule.bound
+        found.append({**finite(gate), "bound": rule.bound, "margin": finite(margin), "previous": previous})
+    return found
+
+
+def holds_still(judged: Sequence[Mapping[str, Any]], gates: Mapping[str, GateParams], audit: Mapping[str, Any]) -> bool:
+    """Whether an audit still has the numbers that its gates were judged on: those that are the audit's own."""
+    for gate in judged:
+        rule, params = Rule.parse(gate["rule"]), gates.get(gate["gate"])
+        if gate["value"] is None or rule.of is not None or rule.name.split(".")[0] in _COMPARED:
+            continue
+        if params is not None and params.rule != gate["rule"]:
+            params = None
+        number = audit_numbers(audit, params).get(gate["number"])
+        if number is None or number.value != gate["value"]:
+            return False
+    return True
 
 
 _COMPARED = ("drift", "ranges", "rankings")

@@ -55,6 +55,12 @@ class StoredAudit:
         return {name: read_manifest(self.folders[name])["facts"] for name in NEEDED}
 
     @cached_property
+    def versions(self) -> dict[str, str]:
+        """Of the libraries that measured it."""
+        found: dict[str, str] = read_manifest(self.folders["evaluate"])["versions"]
+        return found
+
+    @cached_property
     def hashes(self) -> dict[str, str]:
         """Stage -> identity of what it wrote."""
         return {name: content_hash(self.folders[name]) for name in NEEDED}

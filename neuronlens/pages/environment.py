@@ -38,6 +38,11 @@ def page(template: str, values: Mapping[str, Any], script: str | None = None) ->
     )
 
 
+def fragment(template: str, values: Mapping[str, Any]) -> str:
+    """A part of a page that is written on its own, such as an entry of a list."""
+    return _environment().get_template(template).render(**values)
+
+
 def template_text(name: str) -> str:
     """The text of a template as it is, for scripts."""
     environment = _environment()

@@ -25,7 +25,7 @@ from neuronlens.report.layers import layers_of
 from neuronlens.report.neurons import card_entry, most_selective
 from neuronlens.report.table import kind_of
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 SETTINGS_RULE = (
     "Neurons are ranked by mean |a| (reference) and by d' (contrastive), the top 30 % masked at mean ± 2 std, set to zero; where the sweep "
     "lacks a value, the nearest one stands in."
@@ -97,11 +97,17 @@ def audit_document(config: Config, inputs: Mapping[str, Path]) -> dict[str, Any]
         "results": [row | {"kind": kind_of(row)} for row in listed],
         "neurons": [card_entry(card) for cards in _cards(inputs["fit"], settings).values() for card in cards],
         "trust": _trust(config, facts, results, joint),
-        "artifacts": {name: content_hash(folder) for name, folder in inputs.items()},
+        "artifacts": {name: _artifact(folder) for name, folder in inputs.items()},
         "versions": manifests["evaluate"]["versions"],
     }
     strict: dict[str, Any] = finite(document)
     return strict
+
+
+def _artifact(folder: Path) -> dict[str, Any]:
+    """Identity and size of what a stage wrote."""
+    files = read_manifest(folder)["files"]
+    return {"hash": content_hash(folder), "bytes": sum(file["bytes"] for file in files.values()), "files": len(files)}
 
 
 def _optional(file: Path) -> Rows:

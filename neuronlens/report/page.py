@@ -12,12 +12,16 @@ from neuronlens.config import Config
 from neuronlens.pages.environment import page
 from neuronlens.report import view
 from neuronlens.report.concepts import concept_numbers, concept_panels
+from neuronlens.report.context import Context
+from neuronlens.report.decision import audit_trust, decision
 from neuronlens.report.document import audit_document
 from neuronlens.report.findings import SALIENCY_WORDS
 from neuronlens.report.frontiers import frontiers
 from neuronlens.report.heatmaps import HEATMAP_WORDS, heatmap_method, heatmaps
+from neuronlens.report.lineage import lineage
 from neuronlens.report.markdown import summary_markdown
 from neuronlens.report.metrics import metrics, plot_rows
+from neuronlens.report.movement import movement
 from neuronlens.report.negative import negatives
 from neuronlens.report.neurons import cards_of
 from neuronlens.report.table import KIND_NAMES
@@ -49,8 +53,14 @@ def report(config: Config, inputs: Mapping[str, Path], out: Path) -> dict[str, o
     }
 
 
-def html(audit: Mapping[str, Any]) -> str:
-    """The page. Text from data is escaped by Jinja, after every invisible character in it has been spelt out."""
+def html(audit: Mapping[str, Any], context: Context | None = None) -> str:
+    """The page. Text from data is escaped by Jinja, after every invisible character in it has been spelt out.
+
+    Args:
+        audit: audit.json.
+        context: what stands around it; None where nobody has judged it, and the page says so.
+    """
+    comparison = None if context is None else context.comparison
     cards = cards_of(audit)
     concepts, concepts_unlisted = view.concept_rows(audit)
     panels = view.effects_panels(audit)
@@ -58,6 +68,11 @@ def html(audit: Mapping[str, Any]) -> str:
         "report.html",
         {
             "audit": audit,
+            "decision": decision(audit_trust(audit), context),
+            "trust_link": "#trust",
+            "moved": None if comparison is None else movement(comparison),
+            "since": None if context is None or context.before is None else context.before.name,
+            "lineage": lineage(audit, context),
             "claims": view.claims(audit),
             "main": view.main_rows(audit),
             "panels": panels,

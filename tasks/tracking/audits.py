@@ -51,6 +51,20 @@ def find(audit: Audit) -> Recorded | None:
     return None if store is None else store.find(state_key(audit.folder), "audit")
 
 
+def origin(audit: Audit) -> tuple[Recorded, dict[str, str]] | None:
+    """The run that notes the state of an audit, and its tags: who made what of it, from which commit; None where there is none.
+
+    Raises:
+        StoreError: the store cannot be used.
+    """
+    store = Store.of(audit.workspace)
+    if store is None:
+        return None
+    key = state_key(audit.folder)
+    found = store.known(key) or store.find(key, "audit")
+    return None if found is None else (found, store.tags(found.run))
+
+
 def store_uri(audit: Audit) -> str | None:
     """Where the runs of an audit are noted; None where they are not."""
     store = Store.of(audit.workspace)

@@ -164,6 +164,15 @@ class Store:
             run = _search(client, [found.experiment_id for found in client.search_experiments()], key)
             return None if run is None else Recorded(run, self.uri, new=False)
 
+    def tags(self, run: str) -> dict[str, str]:
+        """What a run of this store is marked with.
+
+        Raises:
+            StoreError: the store cannot be used, or has no such run.
+        """
+        with self._alone(), in_words(self.uri):
+            return dict(client_of(self.uri).get_run(run).data.tags)
+
     def _experiment(self, client: MlflowClient, name: str) -> str:
         known = client.get_experiment_by_name(name)
         if known is not None:

@@ -89,3 +89,39 @@ def test_a_folder_without_an_audit_is_refused(audits: Audits, tmp_path: Path) ->
     with pytest.raises(UserError, match="holds no finished audit: prepare, extract, fit, evaluate missing"):
         compare(audits.first, tmp_path / "empty", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_ranges_that_moved_are_those_that_either_audit_masks(audits: Audits, tmp_path: Path) -> None:
+    found = compare(audits.first, audits.moved, tmp_path / "out")
+    drift = {
+        (row["site"], row["concept"], row["neuron"]): row
+        for row in read_table(tmp_path / "out" / "drift.parquet").to_pylist()
+    }
+    masked = []
+    for folder in (audits.first, audits.moved):
+        rows = read_table(folder / "fit" / "ranges.parquet").to_pylist()
+        masked.append(
+            {
+                (row["site"], row["concept"], row["neuron"]): (row["lower"][0], row["upper"][0])
+                for row in rows
+                if (row["range"], row["role"], row["tau"]) == ("gaussian", "sweep", 2.0)
+            }
+        )
+    assert found["movements"]
+    places: dict[tuple[str, str], list[float]] = {}
+    for row in found["movements"]:
+        key = row["site"], row["concept"], row["neuron"]
+        assert (row["wasserstein"], row["mean_before"]) == (drift[key]["wasserstein"], drift[key]["mean_before"])
+        for when, ranges in zip(("before", "after"), masked, strict=True):
+            assert (row[f"lower_{when}"], row[f"upper_{when}"]) == ranges.get(key, (None, None))
+        assert (row["state"] == "vanished") == (key in masked[0] and key not in masked[1])
+        assert (row["state"] == "appeared") == (key not in masked[0] and key in masked[1])
+        places.setdefault(key[:2], []).append(row["wasserstein"])
+    for (site, concept), distances in places.items():
+        assert distances == sorted(distances, reverse=True)
+        either = {key for ranges in masked for key in ranges if key[:2] == (site, concept)}
+        assert distances[0] == max(drift[key]["wasserstein"] for key in either)
+
+
+def test_where_nothing_moved_no_range_is_listed(audits: Audits, tmp_path: Path) -> None:
+    assert compare(audits.first, audits.again, tmp_path / "out")["movements"] == []

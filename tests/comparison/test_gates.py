@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 
@@ -12,7 +14,15 @@ from pydantic import ValidationError
 
 from neuronlens.artifact import read_json, read_table
 from neuronlens.comparison.document import compare
-from neuronlens.comparison.gates import Number, audit_numbers, comparison_numbers, exit_code, judge_gates
+from neuronlens.comparison.gates import (
+    Number,
+    audit_numbers,
+    beside,
+    comparison_numbers,
+    exit_code,
+    holds_still,
+    judge_gates,
+)
 from neuronlens.config import Config, GateParams
 from neuronlens.errors import ConfigError
 from neuronlens.rules import Rule
@@ -210,3 +220,44 @@ def test_a_gate_on_drift_is_of_its_site(audits: Audits, tmp_path: Path) -> None:
     document = read_json(audits.moved / "report" / "audit.json")
     found = {gate.gate: gate.value for gate in judge_gates(gates, document, comparison, today=TODAY)}
     assert found == farthest | {"all": max(farthest.values())}
+
+
+def test_beside_a_gate_stand_its_margin_and_the_number_before(audits: Audits, tmp_path: Path) -> None:
+    rules = {
+        "known": "base_accuracy >= 0.1",
+        "each": "base_accuracy.* <= 0.9",
+        "kept": "base_accuracy drop <= 0.5",
+        "drift": "drift.max_wasserstein <= 9",
+    }
+    gates = Config.model_validate({"gates": rules}).gates
+    comparison = compare(audits.first, audits.moved, tmp_path / "out")
+    before, after = (read_json(folder / "report" / "audit.json") for folder in (audits.first, audits.moved))
+    judged = [asdict(gate) for gate in judge_gates(gates, after, comparison, today=TODAY)]
+    found = {gate["gate"]: gate for gate in beside(judged, gates, before)}
+    assert found["known"]["margin"] == pytest.approx(found["known"]["low"] - 0.1)
+    assert found["each"]["margin"] == pytest.approx(0.9 - found["each"]["high"])
+    assert found["known"]["previous"] == before["base"]["accuracy"]
+    concepts = {f"base_accuracy.{row['concept']}": row["accuracy"] for row in before["base"]["concepts"]}
+    assert found["each"]["previous"] == concepts[found["each"]["number"]]
+    assert (found["kept"]["previous"], found["drift"]["previous"]) == (
+        None,
+        None,
+    )  # changes of changes are nobody's number
+    earlier = [gate | {"value": 0.25} for gate in judged]
+    assert {gate["previous"] for gate in beside(judged, gates, before, earlier)} == {0.25}
+    for gate in found.values():
+        assert (gate["margin"] >= 0) == (gate["verdict"] == "PASS")
+
+
+def test_limits_that_are_infinite_become_what_json_knows() -> None:
+    judged = {"gate": "g", "rule": "selectivity >= 0.3", "number": "selectivity", "value": 0.5, "low": -math.inf}
+    (found,) = beside([judged | {"high": math.inf, "verdict": "NOT DECIDED", "waived": None, "note": None}], {})
+    assert (found["low"], found["high"], found["margin"]) == (None, None, None)
+
+
+def test_what_was_judged_holds_as_long_as_the_audit_has_the_numbers(audits: Audits) -> None:
+    gates = Config.model_validate({"gates": {"known": "base_accuracy >= 0.1", "each": "selectivity.* >= -2"}}).gates
+    documents = [read_json(folder / "report" / "audit.json") for folder in (audits.first, audits.again, audits.moved)]
+    judged = [asdict(gate) for gate in judge_gates(gates, documents[0], today=TODAY)]
+    assert [holds_still(judged, gates, document) for document in documents] == [True, True, False]
+    assert holds_still([gate | {"value": None} for gate in judged], gates, documents[2])

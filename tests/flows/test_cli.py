@@ -251,7 +251,7 @@ def test_the_stages_the_table_and_the_report_are_printed(
     table = "\n".join(lines)
     for method in ("range masking", "whole neurons", "random neurons"):
         assert method in table
-    assert lines[-1] == str(audited / "report/report.html")
+    assert lines[-1] == str(audited / "index.html")
     assert Path(lines[-1]).exists()
 
 
@@ -262,7 +262,7 @@ def test_json_is_the_documents_bytes_and_nothing_else(
     assert main([*_as_options(configure()), "--out", str(audited), "--no-flow", "--json"]) == 0
     out, err = capfdbinary.readouterr()
     assert out == (audited / "report/audit.json").read_bytes()
-    assert json.loads(out)["schema_version"] == 3
+    assert json.loads(out)["schema_version"] == 5
     assert b"prepare" in err
 
 

@@ -37,6 +37,7 @@ VERBS: dict[str, tuple[str, set[str]]] = {
     "show": ("show AUDIT", {"schema_version", "base", "summary", "results", "trust"}),
     "neuron": ("neuron AUDIT resid_post.2:0 --mask", CARD),
     "trend": ("trend run", TREND),
+    "report": ("report AUDIT", {"page", "verdict"}),
     "lineage": ("lineage AUDIT", {"name", "identity", "told", "holds"}),
     "push": ("push --remote ../remote", {"files"}),
     "pull": ("pull --remote ../remote", {"files"}),

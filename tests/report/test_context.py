@@ -1,0 +1,227 @@
+"""What stands around an audit is on its page: the first screen, movement and lineage; without it the page says what is missing."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html import unescape
+from typing import Any
+
+import pytest
+
+from neuronlens.comparison.page import html as comparison_html
+from neuronlens.pages.text import MINUS
+from neuronlens.report.context import Context, Links, Numbers, Step, main_numbers
+from neuronlens.report.decision import GATES_SHOWN
+from neuronlens.report.page import html
+from tests.report.test_changes import change
+from tests.report.test_page import HOSTILE, Page
+from tests.report.test_verdict import WAIVED, gate
+
+HASH = "ab" * 32
+
+
+def numbers(name: str, value: float, **given: Any) -> Numbers:
+    measured = {
+        f"{kind}{end}": value + shift
+        for kind in ("accuracy", "selectivity", "complement_drop")
+        for end, shift in (("", 0.0), ("_low", -0.02), ("_high", 0.02))
+    }
+    return Numbers(name, measured, **given)
+
+
+def comparison(concept: str = "sports", name: str = "checkpoint-1") -> dict[str, Any]:
+    """comparison.json, as far as pages read it."""
+    told = {
+        "audit": name,
+        "checkpoint": {"name": name, "fingerprint": HASH, "kind": "classifier", "model_type": "bert"},
+        "trust": {"no_op_difference": 0.0, "dtype": "float32", "device": "cpu", "versions": {"neuronlens": "1"}},
+    }
+    place = {"site": "resid_post.1", "concept": concept}
+    moved = {"neuron": 7, "wasserstein": 1.5, "floor": 0.4, "mean_before": 1.0, "mean_after": 2.0}
+    moved |= {"std_before": 1.0, "std_after": 1.0}
+    ranges = {"lower_before": -1.0, "upper_before": 3.0, "lower_after": None, "upper_after": None}
+    return {
+        "audits": [told, told],
+        "identical": False,
+        "sites": ["resid_post.1"],
+        "changes": [change("base_accuracy", -0.2, concept=concept), change("selectivity", 0.1, concept=concept)],
+        "drift": [
+            {
+                **place,
+                "n": 9,
+                "neurons": 16,
+                "median_wasserstein": 0.1,
+                "max_wasserstein": 1.5,
+                "stray": 0.1,
+                "floor": 0.4,
+                "beyond_floor": 2,
+                "moved": 3,
+                "widened": 0,
+                "narrowed": 1,
+            }
+        ],
+        "farthest": [{**place, **moved}],
+        "movements": [{**place, **moved, **ranges, "unit": 1.0, "tau": 2.0, "state": "vanished"}],
+        "ranges": [{**place, "saliency": "d_prime", "top": 0.1, "vanished": 4}],
+        "rankings": [
+            {**place, "saliency": "d_prime", "rank_biased_overlap": 0.5, "persistence": 0.98, "jaccard": {"0.1": 0.3}}
+        ],
+        "seed": 0,
+    }
+
+
+def context(name: str = "checkpoint-1", concept: str = "sports") -> Context:
+    """All that there can be."""
+    before = numbers(name, 0.8, verdict="PASS", link="../before/index.html")
+    return Context(
+        gates=[
+            gate(f"{name} selective", "FAIL", -0.1, number=f"selectivity.{concept}"),
+            gate("known", "FAIL", -0.2, waived=WAIVED),
+            gate("spared", "PASS", previous=0.25),
+        ],
+        judged="2026-11-26",
+        line=name,
+        before=before,
+        comparison=comparison(concept, name),
+        trend=[before, numbers("now", 0.7, current=True)],
+        lineage=[
+            Step("checkpoint", HASH),
+            Step("extract", HASH, 2048, 8.4, f"computed: {name}", "cd" * 16),
+            Step("report", HASH, 100, None, "reused: nothing it depends on has changed"),
+        ],
+        made={"MLflow run": f"run {name}", "git commit": "0123abc"},
+        command=f"neuronlens audit --params 'audits/{name}/audit.yaml'",
+        links=Links(
+            index="../index.html", audit="index.html", before="../before/index.html", comparison="../../c/x.html"
+        ),
+    )
+
+
+def text(source: str) -> str:
+    return " ".join("".join(Page(source).text).split())
+
+
+def test_a_page_that_nobody_has_judged_says_so(audit: Any) -> None:
+    shown = text(html(audit))
+    assert "NOT DECIDED No gates were judged on this page" in shown
+    assert "Movement" not in shown
+    assert 'href="../index.html"' not in html(audit)
+
+
+def test_the_first_screen_has_the_verdict_the_gates_what_changed_the_trend_and_the_trust(audit: Any) -> None:
+    page = html(audit, context())
+    screen = page[: page.index("</section>")]
+    shown = " ".join(unescape(re.sub(r"<style>.*?</style>|<[^>]+>", " ", screen, flags=re.DOTALL)).split())
+    assert (
+        "✖ FAIL 1 of 3 gates fails: selectivity.sports 0.500 [0.400, 0.600], asked for ≥ 0.3. 1 failure is waived."
+        in shown
+    )
+    for told in (
+        "judged on 2026-11-26",
+        "selectivity >= 0.3",
+        "FAIL (waived until 2027-01-31: labels are being corrected)",
+        "0.250 +0.100",  # before, and the margin
+        "▲ 1 improved ▼ 1 worsened ● 0 within noise",
+        f"sports : accuracy 50.0 → 30.0 ({MINUS}20.0)",
+        "Trend",
+        "no-op edit largest change of a logit 0 (must be 0)",
+        "120 test rows",
+        "seed 0, float32 on cpu",
+    ):
+        assert told in shown, told
+    assert screen.count("<svg") == 3 + 1 + 3  # a strip per gate, the slopes, a panel per number of the trend
+    assert "<script" not in page
+
+
+def test_gates_stand_in_the_order_of_urgency_and_many_are_folded(audit: Any) -> None:
+    many = [gate(f"g{i}", "PASS") for i in range(GATES_SHOWN + 3)] + [gate("late", "FAIL", -0.1)]
+    page = html(audit, replace(context(), gates=many))
+    assert page.index("<bdi>late</bdi>") < page.index("<bdi>g0</bdi>")
+    folded = page[page.index("4 more gates") :]
+    assert "<bdi>g9</bdi>" in folded
+    assert "<bdi>g0</bdi>" not in folded
+
+
+def test_movement_and_lineage_are_on_the_page(audit: Any) -> None:
+    shown = text(html(audit, context()))
+    for told in (
+        "Movement since checkpoint-1",
+        "1 neuron 7: vanished.",
+        "2.0 kB",
+        "reused: nothing it depends on has changed",
+        "run checkpoint-1",
+        "neuronlens audit --params 'audits/checkpoint-1/audit.yaml'",
+    ):
+        assert told in shown, told
+
+
+def test_the_stages_own_page_has_hashes_and_sizes(audit: Any) -> None:
+    shown = text(html(audit))
+    for known in audit["artifacts"].values():
+        assert known["hash"] in shown
+    assert audit["checkpoint"]["fingerprint"] in shown
+    assert "seconds" not in shown[shown.index("Lineage") :].partition("Glossary")[0]
+
+
+def test_without_a_comparison_the_way_to_one_is_told(audit: Any) -> None:
+    bare = replace(context(), comparison=None)
+    assert "No comparison with checkpoint-1 is stored." in text(html(audit, bare))
+    assert "No audit before this one is known." in text(html(audit, replace(bare, before=None)))
+
+
+def test_two_models_that_do_the_same_have_changed_nothing(audit: Any) -> None:
+    same = replace(context(), comparison=comparison() | {"identical": True})
+    assert "Nothing: both models read, said and did the same to the last bit." in text(html(audit, same))
+
+
+def test_a_comparisons_page_has_the_same_first_screen() -> None:
+    judged, plain = comparison_html(comparison(), context()), comparison_html(comparison())
+    assert "✖ FAIL" in text(judged)
+    assert "NOT DECIDED No gates were judged on this page" in text(plain)
+    for page in (judged, plain):
+        assert "1 improved" in text(page)
+        assert "Ranges before and after" in text(page)
+        assert "<script" not in page
+
+
+def test_a_broken_no_op_is_shouted_on_the_first_screen(audit: Any) -> None:
+    quiet = html(audit, context())
+    audit["trust"]["no_op_difference"] = 0.25
+    loud = html(audit, context())
+    assert '<div class="warning"><dt>no-op edit' not in quiet
+    assert '<div class="warning"><dt>no-op edit' in loud
+
+
+@pytest.mark.parametrize("label", HOSTILE)
+def test_names_from_anywhere_are_inert(label: str, audit: Any) -> None:
+    around = context(label, label)
+    pages = [comparison_html(comparison(label, label), around)]
+    if label == HOSTILE[-1]:
+        every = " ".join(HOSTILE)
+        pages.append(html(audit, context(every, every)))
+    for page in pages:
+        parsed = Page(page)
+        assert parsed.open == []
+        assert not parsed.count("script")
+        assert not parsed.count("img")
+        for _, attributes in parsed.elements:
+            assert not any(name.startswith("on") or name == "style" for name in attributes)
+            assert re.match(r"#|\.\./|index\.html", str(attributes.get("href", "#")))
+        assert not {*"".join(parsed.text)} & {*"\x00\x07\x1b\u202e\u2066\u200b"}
+        for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+            assert label not in svg
+
+
+def test_main_numbers_are_those_of_the_document(audit: Any) -> None:
+    found = main_numbers(audit)
+    (row,) = [
+        row
+        for row in audit["summary"]
+        if (row["site"], row["method"], row["role"]) == (audit["sites"][-1]["site"], "tuned", "chosen")
+    ]
+    assert found["accuracy"] == audit["base"]["accuracy"]
+    assert (found["selectivity_low"], found["complement_drop"]) == (
+        row["selectivity_low"],
+        row["complement_accuracy_drop"],
+    )
