@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import again, audit, extraction, fit, storage, suffix, tables, text
+from benchmarks import again, audit, explorer, extraction, fit, storage, suffix, tables, text
 from benchmarks.measure import Ratio
 from neuronlens.artifact import library_versions, read_json, write_json
 
@@ -20,6 +20,7 @@ RESULTS = Path(__file__).with_name("results.json")
 BENCHMARKS: Mapping[str, Callable[[], Iterator[tuple[str, list[Ratio]]]]] = {
     "again": again.run,
     "audit": audit.run,
+    "explorer": explorer.run,
     "extraction": extraction.run,
     "fit": fit.run,
     "storage": storage.run,

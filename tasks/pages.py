@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from neuronlens import artifact
 from neuronlens.comparison.page import html as comparison_html
 from neuronlens.errors import UserError
 from neuronlens.report.context import Context, Links
@@ -59,7 +60,7 @@ def write_pages(
     if anew or out is not None or basis_of(page) != place.basis:
         steps, made = recorded(place.audit, outcomes)
         context = replace(_context(found, page.parent), lineage=steps, made=made, command=command(place.audit))
-        _write(page, with_basis(html(found.document, context), place.basis))
+        _write(page, with_basis(html(found.document, _neurons(place.audit.folder), context=context), place.basis))
     if out is not None:
         return Written(page, found.ruling.word)
     if found.compared is not None and place.comparison is not None:
@@ -81,6 +82,13 @@ def write_comparison(found: Around, folder: Path, comparison: Mapping[str, Any],
     if anew or basis_of(page) != found.place.basis:
         _write(page, with_basis(comparison_html(comparison, _context(found, folder)), found.place.basis))
     return page
+
+
+def _neurons(folder: Path) -> dict[str, Any] | None:
+    """What the explorer shows; None of an audit that an earlier version has reported on."""
+    file = folder / "report" / "explorer.json"
+    found: dict[str, Any] | None = artifact.read_json(file) if file.exists() else None
+    return found
 
 
 def _context(found: Around, base: Path) -> Context:

@@ -1,7 +1,8 @@
 """Colours and type of the report, shared by the charts and the style sheet.
 
-Okabe and Ito's palette tells every kind of range apart for all common colour vision; shapes repeat what colour says. Charts are drawn
-in the light colours, as plain hexadecimal attributes that any viewer understands; in dark mode the style sheet replaces each of them.
+Okabe and Ito's palette, darkened until words in a colour have a contrast of 4.5, tells every kind of range apart for all common colour
+vision; shapes repeat what colour says. Charts are drawn in the light colours, as plain hexadecimal attributes that any viewer understands;
+in dark mode the style sheet replaces each of them.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ COLOURS = MappingProxyType(
         "page": ("#ffffff", "#14181d"),
         "panel": ("#f5f7f9", "#1d232a"),
         "gaussian": ("#0072b2", "#56b4e9"),
-        "full": ("#d55e00", "#f0894a"),
-        "quantile": ("#3d7ea6", "#8cc7ea"),
+        "full": ("#c44a00", "#f0894a"),
+        "quantile": ("#35759d", "#8cc7ea"),
         "discriminative": ("#007a5e", "#4fd0ae"),
         "tuned": ("#8a2f6b", "#e29ac8"),
         "random_neurons": ("#6b7280", "#9aa3af"),

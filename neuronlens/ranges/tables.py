@@ -141,11 +141,13 @@ def overlap_table(statistics: SiteStatistics) -> pa.Table:
     """overlap.parquet: one row per (site, pair of concepts, neuron)."""
     pairs = list(combinations(statistics.concepts, 2))
     count = len(pairs) * statistics.width
+    which = np.repeat(np.arange(len(pairs)), statistics.width)
     return pa.table(
         {
             "site": pa.array([str(statistics.site)] * count),
-            "concept": np.repeat([a for a, _ in pairs], statistics.width),
-            "other": np.repeat([b for _, b in pairs], statistics.width),
+            # taken by Arrow: names that go through NumPy end at a NUL
+            "concept": pa.array([a for a, _ in pairs], pa.string()).take(which),
+            "other": pa.array([b for _, b in pairs], pa.string()).take(which),
             "neuron": np.tile(np.arange(statistics.width, dtype=np.int32), len(pairs)),
             "histogram_overlap": histogram_overlap(statistics.histogram).reshape(-1),
             "bhattacharyya": bhattacharyya(statistics.moments).reshape(-1),

@@ -7,14 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neuronlens.artifact import write_json
+from markupsafe import Markup
+
+from neuronlens.artifact import read_json, write_json
 from neuronlens.config import Config
-from neuronlens.pages.environment import page
+from neuronlens.pages.environment import page, template_text
 from neuronlens.report import view
 from neuronlens.report.concepts import concept_numbers, concept_panels
 from neuronlens.report.context import Context
 from neuronlens.report.decision import audit_trust, decision
 from neuronlens.report.document import audit_document
+from neuronlens.report.explorer import embedded, explorer
 from neuronlens.report.findings import SALIENCY_WORDS
 from neuronlens.report.frontiers import frontiers
 from neuronlens.report.heatmaps import HEATMAP_WORDS, heatmap_method, heatmaps
@@ -28,7 +31,7 @@ from neuronlens.report.table import KIND_NAMES
 
 
 def report(config: Config, inputs: Mapping[str, Path], out: Path) -> dict[str, object]:
-    """The stage: report.html, audit.json, summary.md, metrics.json, plots/.
+    """The stage: report.html, audit.json, explorer.json, summary.md, metrics.json, plots/.
 
     Args:
         inputs: `prepare`, `extract`, `fit` and `evaluate`, the folders of those stages.
@@ -44,7 +47,10 @@ def report(config: Config, inputs: Mapping[str, Path], out: Path) -> dict[str, o
     for name, rows in plot_rows(audit).items():
         write_json(out / "plots" / f"{name}.json", rows)
     (out / "summary.md").write_text(summary_markdown(audit), encoding="utf-8")
-    (out / "report.html").write_text(html(audit), encoding="utf-8")
+    write_json(out / "explorer.json", explorer(audit, inputs))
+    # from the files, so that whoever makes the page again from the folder alone makes the same one
+    made = html(read_json(out / "audit.json"), read_json(out / "explorer.json"))
+    (out / "report.html").write_text(made, encoding="utf-8")
     verdicts = [finding["verdict"] for finding in audit["findings"]]
     return {
         "verdicts": {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))},
@@ -53,15 +59,17 @@ def report(config: Config, inputs: Mapping[str, Path], out: Path) -> dict[str, o
     }
 
 
-def html(audit: Mapping[str, Any], context: Context | None = None) -> str:
+def html(audit: Mapping[str, Any], neurons: Mapping[str, Any] | None = None, *, context: Context | None = None) -> str:
     """The page. Text from data is escaped by Jinja, after every invisible character in it has been spelt out.
 
     Args:
         audit: audit.json.
+        neurons: explorer.json; without it the page has no explorer, and runs no script.
         context: what stands around it; None where nobody has judged it, and the page says so.
     """
     comparison = None if context is None else context.comparison
     cards = cards_of(audit)
+    selective, unlisted = view.selective_rows(cards)
     concepts, concepts_unlisted = view.concept_rows(audit)
     panels = view.effects_panels(audit)
     return page(
@@ -93,5 +101,10 @@ def html(audit: Mapping[str, Any], context: Context | None = None) -> str:
             "kinds_drawn": view.kinds_drawn(panels),
             "saliency_words": SALIENCY_WORDS,
             "infinite": math.inf,
+            "explorer": neurons,
+            "explorer_data": "" if neurons is None else Markup.escape(embedded(audit, neurons)),
+            "selective": selective,
+            "unlisted": unlisted,
         },
+        None if neurons is None else template_text("explorer.js"),
     )

@@ -188,6 +188,18 @@ def _panel(card: Card) -> NeuronPanel:
     )
 
 
+def selective_rows(cards: Mapping[str, Sequence[Card]]) -> tuple[dict[str, Sequence[Card]], int]:
+    """Concept -> its most selective neurons, as far as they fit into a table; and how many do not."""
+    listed: dict[str, Sequence[Card]] = {}
+    room = ROWS_LISTED
+    for concept in sorted(cards):
+        listed[concept] = cards[concept][:room]
+        room -= len(listed[concept])
+    return {concept: rows for concept, rows in listed.items() if rows}, sum(
+        map(len, cards.values())
+    ) - ROWS_LISTED + room
+
+
 _CENTRES = ("target", "complement")
 _TAGS = {"reference": "R", "contrastive": "C", "fallback": "F"}
 _CHOSEN = "T"

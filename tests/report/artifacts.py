@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from neuronlens.evaluation.questions import COLUMNS as QUESTION_COLUMNS
 from neuronlens.params import load_config
 from neuronlens.ranges.fit import sweep_ranges
 from neuronlens.ranges.statistics import fit_statistics
-from neuronlens.ranges.tables import overlap_table, ranges_table, statistics_table
+from neuronlens.ranges.tables import examples_table, overlap_table, ranges_table, statistics_table
 from neuronlens.sites import Site
 
 CONCEPTS = ("arts", "finance", "health", "law", "science", "sports")
@@ -122,7 +122,7 @@ def chosen_table(
     rows = [row for row in results.to_pylist() if (row["range"], row["tau"]) == ("gaussian", 2.0)]
     own = [row for row in rows if row["saliency"] == "mean_abs"]
     renamed = [
-        {**row, "method": name, "role": "chosen", "setting": f"setting {place}", "top": 0.1 * (1 + place % 3)}
+        {**row, "method": name, "role": "chosen", "setting": f"setting {place}", "top": (0.1, 0.2, 0.3)[place % 3]}
         for name in names
         for place, row in enumerate(own)
     ]
@@ -224,6 +224,22 @@ def activations(concepts: Sequence[str], sites: Sequence[str], *, neurons: int =
     )
 
 
+def fit_tables(
+    concepts: Sequence[str], sites: Sequence[str], settings: Config, *, neurons: int = 8, rows: int = 12
+) -> dict[str, pa.Table]:
+    """What the stage `fit` writes for `activations`: name of the file -> its table."""
+    found = [
+        fit_statistics(activations(concepts, [site], neurons=neurons, rows=rows), site, rows="all") for site in sites
+    ]
+    parts = {
+        "statistics": [statistics_table(one, settings.fit.saliency) for one in found],
+        "ranges": [ranges_table(sweep_ranges(one, settings)) for one in found],
+        "overlap": [overlap_table(one) for one in found],
+        "examples": [examples_table(one) for one in found],
+    }
+    return {name: pa.concat_tables(tables) for name, tables in parts.items()}
+
+
 def make_audit(
     folder: Path,
     settings: Config,
@@ -234,12 +250,19 @@ def make_audit(
     warnings: Sequence[str] = (),
     gain: float | None = None,
     joint: float | None = None,
+    fitted: Mapping[str, pa.Table] | None = None,
+    rows: int = 12,
+    texts: Sequence[str] = ("a row of text",),
+    prompt: str = "{text}\nTopic:",
 ) -> dict[str, Path]:
     """The artifacts that a report reads.
 
     Args:
         gain: of the tuned method over everything it is compared with; nothing was tuned where it is None.
         joint: gain of what was edited at the last two sites together; nothing was where it is None.
+        fitted: as `fit_tables` gives them, which makes them unless told otherwise.
+        rows: fit rows of each concept.
+        texts: of the rows, over and over.
 
     Returns:
         Stage -> its folder.
@@ -249,12 +272,16 @@ def make_audit(
     inputs = {stage: folder / stage for stage in ("prepare", "extract", "fit", "evaluate")}
     for path in inputs.values():
         path.mkdir(parents=True)
-    found = [fit_statistics(activations(concepts, [site]), site, rows="all") for site in sites]
-    tables = [statistics_table(one, settings.fit.saliency) for one in found]
-    write_table(inputs["fit"] / "statistics.parquet", pa.concat_tables(tables))
-    write_table(inputs["fit"] / "overlap.parquet", pa.concat_tables([overlap_table(one) for one in found]))
-    ranges = pa.concat_tables([ranges_table(sweep_ranges(one, settings)) for one in found])
-    write_table(inputs["fit"] / "ranges.parquet", ranges)
+    for file, table in (fit_tables(concepts, sites, settings, rows=rows) if fitted is None else fitted).items():
+        write_table(inputs["fit"] / f"{file}.parquet", table)
+    total = rows * len(concepts)
+    dataset = {
+        "row": np.arange(total),
+        "text": [texts[place % len(texts)] for place in range(total)],
+        "concept": [concept for concept in concepts for _ in range(rows)],
+        "split": ["fit"] * total,
+    }
+    write_table(inputs["prepare"] / "dataset.parquet", pa.table(dataset))
     write_table(inputs["evaluate"] / "results.parquet", results)
     if gain is not None:
         write_table(inputs["evaluate"] / "chosen.parquet", chosen_table(results))
@@ -266,18 +293,18 @@ def make_audit(
         "prepare": {
             "checkpoint": {"name": name, "fingerprint": "ab" * 32, "kind": kind, "model_type": "gpt2"},
             "dataset": {"name": f"{name}-data", "notes": [f"splits of {name} made from the data"]},
-            "rows": {concept: {"fit": 12, "validation": 4, "test": 20} for concept in concepts},
+            "rows": {concept: {"fit": rows, "validation": 4, "test": 20} for concept in concepts},
             "labels": {concept: {"id": place, "text": f" {concept}"} for place, concept in enumerate(concepts)},
             "sites": sites,
         },
         "extract": {
-            "prompt": "{text}\nTopic:",
+            "prompt": prompt,
             "pooling": "last",
             "cut_rows": 1,
             "sites": {site: f"transformer.h.{place}" for place, site in enumerate(sites)},
             "widths": dict.fromkeys(sites, 8),
         },
-        "fit": {"rows": dict.fromkeys(concepts, 12), "warnings": list(warnings)},
+        "fit": {"rows": dict.fromkeys(concepts, rows), "warnings": list(warnings)},
         "evaluate": {
             "rows": 20 * len(concepts),
             "no_op_difference": 0.0,

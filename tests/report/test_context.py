@@ -110,7 +110,7 @@ def test_a_page_that_nobody_has_judged_says_so(audit: Any) -> None:
 
 
 def test_the_first_screen_has_the_verdict_the_gates_what_changed_the_trend_and_the_trust(audit: Any) -> None:
-    page = html(audit, context())
+    page = html(audit, context=context())
     screen = page[: page.index("</section>")]
     shown = " ".join(unescape(re.sub(r"<style>.*?</style>|<[^>]+>", " ", screen, flags=re.DOTALL)).split())
     assert (
@@ -136,7 +136,7 @@ def test_the_first_screen_has_the_verdict_the_gates_what_changed_the_trend_and_t
 
 def test_gates_stand_in_the_order_of_urgency_and_many_are_folded(audit: Any) -> None:
     many = [gate(f"g{i}", "PASS") for i in range(GATES_SHOWN + 3)] + [gate("late", "FAIL", -0.1)]
-    page = html(audit, replace(context(), gates=many))
+    page = html(audit, context=replace(context(), gates=many))
     assert page.index("<bdi>late</bdi>") < page.index("<bdi>g0</bdi>")
     folded = page[page.index("4 more gates") :]
     assert "<bdi>g9</bdi>" in folded
@@ -144,7 +144,7 @@ def test_gates_stand_in_the_order_of_urgency_and_many_are_folded(audit: Any) -> 
 
 
 def test_movement_and_lineage_are_on_the_page(audit: Any) -> None:
-    shown = text(html(audit, context()))
+    shown = text(html(audit, context=context()))
     for told in (
         "Movement since checkpoint-1",
         "1 neuron 7: vanished.",
@@ -166,13 +166,13 @@ def test_the_stages_own_page_has_hashes_and_sizes(audit: Any) -> None:
 
 def test_without_a_comparison_the_way_to_one_is_told(audit: Any) -> None:
     bare = replace(context(), comparison=None)
-    assert "No comparison with checkpoint-1 is stored." in text(html(audit, bare))
-    assert "No audit before this one is known." in text(html(audit, replace(bare, before=None)))
+    assert "No comparison with checkpoint-1 is stored." in text(html(audit, context=bare))
+    assert "No audit before this one is known." in text(html(audit, context=replace(bare, before=None)))
 
 
 def test_two_models_that_do_the_same_have_changed_nothing(audit: Any) -> None:
     same = replace(context(), comparison=comparison() | {"identical": True})
-    assert "Nothing: both models read, said and did the same to the last bit." in text(html(audit, same))
+    assert "Nothing: both models read, said and did the same to the last bit." in text(html(audit, context=same))
 
 
 def test_a_comparisons_page_has_the_same_first_screen() -> None:
@@ -186,9 +186,9 @@ def test_a_comparisons_page_has_the_same_first_screen() -> None:
 
 
 def test_a_broken_no_op_is_shouted_on_the_first_screen(audit: Any) -> None:
-    quiet = html(audit, context())
+    quiet = html(audit, context=context())
     audit["trust"]["no_op_difference"] = 0.25
-    loud = html(audit, context())
+    loud = html(audit, context=context())
     assert '<div class="warning"><dt>no-op edit' not in quiet
     assert '<div class="warning"><dt>no-op edit' in loud
 
@@ -199,7 +199,7 @@ def test_names_from_anywhere_are_inert(label: str, audit: Any) -> None:
     pages = [comparison_html(comparison(label, label), around)]
     if label == HOSTILE[-1]:
         every = " ".join(HOSTILE)
-        pages.append(html(audit, context(every, every)))
+        pages.append(html(audit, context=context(every, every)))
     for page in pages:
         parsed = Page(page)
         assert parsed.open == []

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from neuronlens.pages.environment import template_text
 from neuronlens.report import view
 from neuronlens.report.page import html, report
 from tests.report.artifacts import CONCEPTS, config, make_audit, results_table
@@ -27,7 +28,6 @@ HOSTILE = (
     "\u202egnp.exe\u2066 \u200b",
 )
 ACTIVE = {
-    "script",
     "iframe",
     "object",
     "embed",
@@ -40,16 +40,17 @@ ACTIVE = {
     "foreignobject",
     "animate",
 }
-VOID = {"meta", "br", "wbr"}
+VOID = {"meta", "br", "wbr", "input"}
 
 
 class Page(HTMLParser):
-    """Elements with their attributes, the text outside <style>, and whether every element was closed in order."""
+    """Elements with their attributes, the text outside <style> and <script>, and whether every element was closed in order."""
 
     def __init__(self, source: str) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.text: list[str] = []
+        self.scripts: list[str] = []
         self.open: list[str] = []
         self.feed(source)
         self.close()
@@ -66,7 +67,9 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self.open[-1:] != ["style"]:
+        if self.open[-1:] == ["script"]:
+            self.scripts.append(data)
+        elif self.open[-1:] != ["style"]:
             self.text.append(data)
 
     def count(self, tag: str) -> int:
@@ -75,8 +78,11 @@ class Page(HTMLParser):
 
 def assert_inert(page: Page) -> None:
     assert page.open == []
+    assert page.count("script") == len(page.scripts)
+    assert page.scripts in ([], [template_text("explorer.js")]), "no data is put into a script"
     for tag, attributes in page.elements:
         assert tag not in ACTIVE
+        assert tag != "script" or not attributes
         for name, value in attributes.items():
             assert not name.startswith("on")
             assert name != "style"  # the policy's hash would block it
@@ -89,27 +95,39 @@ def page(report_folder: Path) -> str:
     return (report_folder / "report.html").read_text(encoding="utf-8")
 
 
-def test_the_page_is_static_and_asks_for_nothing(page: str) -> None:
+def test_the_page_asks_for_nothing(page: str) -> None:
     parsed = Page(page)
     assert_inert(parsed)
     assert not re.search(r"https?:|url\(|@import|javascript:", page)
     assert len(page) < 1_000_000
 
 
-def test_the_policy_admits_the_pages_own_style_and_nothing_else(page: str) -> None:
+def test_the_policy_admits_the_pages_own_style_and_script_and_nothing_else(page: str) -> None:
     (policy,) = [attributes["content"] for tag, attributes in Page(page).elements if "http-equiv" in attributes]
     (style,) = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    (script,) = Page(page).scripts
+    styles, scripts = (base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() for part in (style, script))
     assert policy is not None
-    assert policy.startswith(f"default-src 'none'; style-src 'sha256-{digest}';")
+    assert policy.startswith(f"default-src 'none'; style-src 'sha256-{styles}'; script-src 'sha256-{scripts}';")
     assert "unsafe" not in policy
+
+
+def test_a_page_without_an_explorer_runs_no_script(audit: Any) -> None:
+    made = html(audit)
+    parsed = Page(made)
+    assert parsed.count("script") == 0
+    assert "script-src" not in made
+    assert "runs no script" in "".join(parsed.text)
 
 
 def test_every_chart_has_a_caption_and_its_data(page: str) -> None:
     parsed = Page(page)
     figures = [part.split("</figure>")[0] for part in page.split("<figure")[1:]]
     assert parsed.count("figure") == parsed.count("figcaption") == len(figures) > 20
-    assert parsed.count("svg") == sum(figure.count("<svg") for figure in figures), "no chart stands outside a figure"
+    drawn = sum(figure.count("<svg") for figure in figures)
+    assert parsed.count("svg") == drawn + 1, (
+        "no chart stands outside a figure but the explorer's, which draws its own, from a table"
+    )
     for figure in figures:
         assert "<table" in figure
         assert "<svg" in figure or 'class="heat"' in figure

@@ -1,0 +1,156 @@
+"""Whatever text the data hold, a page shows it and does nothing else: nothing runs, nothing is asked for, nothing is complained of."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from neuronlens.artifact import read_json
+from neuronlens.pages.text import visible
+from neuronlens.report.details import excerpt
+from neuronlens.report.page import html, report
+from tests.browser import hostile
+
+if TYPE_CHECKING:
+    from tests.browser.conftest import Watched
+
+Visit = Callable[..., "Watched"]
+POLICIES = {"sandbox": "sandbox", "no scripts": "default-src 'none'; style-src 'unsafe-inline'"}
+
+
+@pytest.fixture(scope="module")
+def strings() -> list[str]:
+    found = hostile.strings()
+    assert len(found) >= 500
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(strings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """names.html and texts.html."""
+    root = tmp_path_factory.mktemp("hostile")
+    for name, made in (("names", hostile.names_audit), ("texts", hostile.texts_audit)):
+        settings, inputs = made(root / name, strings)
+        out = root / name / "report"
+        out.mkdir()
+        report(settings, inputs, out)
+        (out / "report.html").rename(root / f"{name}.html")
+    return root
+
+
+@pytest.fixture(scope="module", params=POLICIES)
+def served(request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
+    """Where a server hands the pages out under a policy of its own."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def end_headers(self) -> None:
+            self.send_header("Content-Security-Policy", POLICIES[request.param])
+            super().end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def assert_nothing_happened(watched: Watched) -> None:
+    assert watched.canary == []
+    assert watched.dialogs == []
+    assert len(watched.requests) == 1, "the document itself"
+    assert watched.errors == []
+    assert str(hostile.PRODUCT) not in watched.page.locator("body").inner_text()
+
+
+def assert_all_but_the_explorer_is_there(watched: Watched) -> None:
+    """The first screen, all charts, and a table in place of the explorer."""
+    page = watched.page
+    for part in ("h1", "#findings-title", "#findings .verdict >> nth=0"):
+        box = page.locator(part).bounding_box()
+        assert box is not None
+        assert box["width"] > 20
+        assert box["height"] > 10
+    charts = page.locator("figure svg")
+    assert charts.count() > 10
+    for chart in charts.all():
+        box = chart.bounding_box()
+        assert box is not None
+        assert min(box["width"], box["height"]) > 50
+    assert page.locator("#explorer-static tbody tr").count() > 5
+    assert page.locator("#explorer-static").is_visible()
+    assert "needs scripts" in page.locator("#explorer-static").inner_text()
+    assert not page.locator("#explorer-app").is_visible()
+    assert watched.dialogs == []
+    assert len(watched.requests) == 1, "the document itself"
+
+
+def one_line(texts: Iterable[str]) -> set[str]:
+    """As a browser lays texts out."""
+    return {" ".join(text.split()) for text in texts}
+
+
+def test_names_are_text(visit: Visit, folder: Path, strings: list[str]) -> None:
+    watched = visit((folder / "names.html").as_uri())
+    page = watched.page
+    page.wait_for_selector("#explorer-app")
+    page.fill("#explorer-q", f"{hostile.SITE}:0")
+    found: list[str] = []
+    while True:
+        found += page.locator("#explorer-rows td:nth-child(2)").all_inner_texts()
+        if page.locator("#explorer-on").is_disabled():
+            break
+        page.locator("#explorer-on").click()
+    assert len(found) == len(strings)
+    assert one_line(found) == one_line(map(visible, strings))
+    page.locator("#explorer-rows a").first.click()
+    page.wait_for_selector("#explorer-card")
+    assert page.locator("#explorer-own tr").count() == len(strings)
+    assert_nothing_happened(watched)
+
+
+def test_texts_of_rows_are_text(visit: Visit, folder: Path, strings: list[str]) -> None:
+    watched = visit((folder / "texts.html").as_uri())
+    page = watched.page
+    page.wait_for_selector("#explorer-app")
+    found: list[str] = []
+    for neuron in range(-(-len(strings) // 10)):
+        name = f"{hostile.SITE}:{neuron}"
+        page.evaluate("(name) => { location.hash = `#explorer?open=${name}&of=law`; }", name)
+        page.locator("#explorer-name", has_text=f"{name}, law").wait_for()
+        found += page.locator("#explorer-told td:last-child").all_inner_texts()
+    assert one_line(found) == one_line(map(excerpt, strings))
+    assert_nothing_happened(watched)
+
+
+@pytest.mark.parametrize("name", ["names", "texts"])
+def test_a_policy_that_forbids_scripts_takes_the_explorer_alone(visit: Visit, served: str, name: str) -> None:
+    assert_all_but_the_explorer_is_there(visit(f"{served}/{name}.html"))
+
+
+@pytest.mark.parametrize("name", ["names", "texts"])
+def test_so_does_a_browser_that_runs_none(visit: Visit, folder: Path, name: str) -> None:
+    watched = visit((folder / f"{name}.html").as_uri(), java_script_enabled=False)
+    assert_all_but_the_explorer_is_there(watched)
+    assert watched.errors == []
+
+
+def test_a_lone_surrogate_is_spelt_out(visit: Visit, folder: Path, tmp_path: Path) -> None:
+    """JSON may hold half a character, which no file in UTF-8 can."""
+    report = folder / "texts" / "report"
+    audit, explorer = read_json(report / "audit.json"), read_json(report / "explorer.json")
+    audit["checkpoint"]["name"] = "\ud800<script>canary.push(1)</script>\udfff"
+    explorer["concepts"][0] = "\udead<b>"
+    (tmp_path / "page.html").write_text(html(audit, explorer), encoding="utf-8")
+    watched = visit((tmp_path / "page.html").as_uri())
+    watched.page.wait_for_selector("#explorer-app")
+    assert r"\ud800<script>" in watched.page.locator("h1").inner_text()
+    assert r"\udead<b>" in watched.page.locator("#explorer-concept").inner_text()
+    assert_nothing_happened(watched)
