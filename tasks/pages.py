@@ -99,7 +99,7 @@ def _context(found: Around, base: Path) -> Context:
         for folder, own in found.trend
     ]
     links = Links(
-        index=None if place.root is None else link(place.root / AUDITS / INDEX, base),
+        index=link(place.root / AUDITS / INDEX, base) if place.root is not None and place.is_listed else None,
         audit=link(place.page, base),
         before=link(place.before / INDEX, base) if place.before and (place.before / INDEX).is_file() else None,
         comparison=link(place.comparison / INDEX, base)

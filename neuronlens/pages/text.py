@@ -59,7 +59,8 @@ def significant(value: float | None, digits: int = 3) -> str:
     if value == 0:
         return "0"  # exactly nothing, which 0.00 would not say
     if 1e-3 <= abs(value) < 1e6:
-        return number(value, max(0, digits - 1 - math.floor(math.log10(abs(value)))))
+        rounded = abs(float(f"{value:.{digits - 1}e}"))  # 0.9996 has as many digits as 1.00, which it is
+        return number(value, max(0, digits - 1 - math.floor(math.log10(rounded))))
     return f"{value:.{digits - 1}e}".replace("-", MINUS)
 
 

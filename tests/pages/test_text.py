@@ -58,6 +58,8 @@ def test_signs_and_intervals() -> None:
         (1e-7, "1.00e\u221207"),
         (2.5e9, "2.50e+09"),
         (math.inf, "\u2013"),
+        (0.99996, "1.00"),
+        (99.96, "100"),
     ],
 )
 def test_significant(value: float, expected: str) -> None:
