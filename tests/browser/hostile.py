@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -93,12 +94,13 @@ def strings() -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def names_audit(folder: Path, names: Sequence[str]) -> tuple[Config, dict[str, Path]]:
-    """An audit whose concepts are called so, as are checkpoint, data, prompt, warnings and notes.
+def names_audit(folder: Path, names: Sequence[str], warnings: Sequence[str]) -> tuple[Config, dict[str, Path]]:
+    """An audit whose concepts are called so, as are checkpoint, data and notes, the prompt, and the revision.
 
     Its statistics are those of a few concepts, over and over: to fit so many takes long, and the page does not care.
     """
-    settings = config()
+    joined = " ".join(names)
+    settings = config(f"checkpoint.revision={json.dumps(joined[3000:4500])}")
     fitted = fit_tables(CONCEPTS, [SITE], settings, neurons=4)
     groups = [names[start : start + len(CONCEPTS)] for start in range(0, len(names), len(CONCEPTS))]
     repeated = {
@@ -107,14 +109,13 @@ def names_audit(folder: Path, names: Sequence[str]) -> tuple[Config, dict[str, P
         else table
         for name, table in fitted.items()
     }
-    joined = " ".join(names)
     return settings, make_audit(
         folder,
         settings,
         results_table(names, [SITE]),
         name=joined[:1500],
         prompt=joined[1500:3000] + "{text}",
-        warnings=names,
+        warnings=warnings,
         gain=0.3,
         fitted=repeated,
     )

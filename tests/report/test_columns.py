@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from neuronlens.report.columns import decimals, fitting, packed
 from tests.report.unpacked import Reader, values_of
 
-# what rounds to more than the largest float has no digits to show
+# the largest floats would become infinite when they are rounded
 NUMBERS = st.floats(-1e308, 1e308) | st.floats(width=32, allow_nan=False)
 # the halves of the third digit, where rounding is decided, and what lies just beside them
 TIES = st.builds(
