@@ -28,12 +28,15 @@ check: setup ## Lint, types, the order of the floors, and what is installed agai
 	$(BIN)/lint-imports
 	$(BIN)/pip check
 
+# Half of what a test of whole runs takes is waiting, for a server or for a process to start: one worker more than there are processors.
+WORKERS := $(shell n=$$(getconf _NPROCESSORS_ONLN); [ "$$n" -lt 4 ] && echo $$((n + 1)) || echo 4)
+
 # Files in their own order: pytest-xdist would take those of few tests last, which are the slow ones.
 test: check ## All tests, after the checks.
-	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 faults: setup ## All cells of fault injection, of which `test` looks at a sample.
-	NEURONLENS_FAULTS=all $(BIN)/pytest -n logical --maxprocesses 4 tests/flows/test_faults.py tests/flows/test_kill.py
+	NEURONLENS_FAULTS=all $(BIN)/pytest -n $(WORKERS) tests/flows/test_faults.py tests/flows/test_kill.py
 
 # torch alone stays as it is pinned: the newest one may come with gigabytes of libraries for accelerators.
 ranges: setup ## Run flows on the newest releases that pyproject.toml admits, installed into .ranges without the lock file.
