@@ -17,6 +17,7 @@ from flows import engine
 from flows.cli import main
 from neuronlens.config import Config, config_schema
 from neuronlens.params import load_config
+from neuronlens.report.document import SCHEMA_VERSION
 from neuronlens.stages import STAGES, audit_id
 from tests.conftest import ROOT
 
@@ -262,7 +263,7 @@ def test_json_is_the_documents_bytes_and_nothing_else(
     assert main([*_as_options(configure()), "--out", str(audited), "--no-flow", "--json"]) == 0
     out, err = capfdbinary.readouterr()
     assert out == (audited / "report/audit.json").read_bytes()
-    assert json.loads(out)["schema_version"] == 5
+    assert json.loads(out)["schema_version"] == SCHEMA_VERSION
     assert b"prepare" in err
 
 
