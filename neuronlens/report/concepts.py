@@ -46,10 +46,7 @@ def concept_panels(audit: Row) -> dict[str, list[ConceptPanel]]:
             if rows:
                 found.setdefault(site, []).append((method, sorted(rows, key=lambda row: numbers[row["concept"]])))
     drawn = [row for panels in found.values() for _, rows in panels for row in rows]
-    x, y = (
-        (min([0.0, *ends]), max([5.0, *ends]))
-        for ends in ([100 * row[f"{group}_accuracy_drop"] for row in drawn] for group in ("complement", "target"))
-    )
+    x, y = _ends(drawn, "complement"), _ends(drawn, "target")
     return {
         site: [
             ConceptPanel(method, effects([_point(row, method, numbers, x, y) for row in rows], x, y), rows)
@@ -57,6 +54,17 @@ def concept_panels(audit: Row) -> dict[str, list[ConceptPanel]]:
         ]
         for site, panels in found.items()
     }
+
+
+def _ends(rows: Sequence[Row], group: str) -> Ends:
+    """What an axis holds: all points, and intervals as far as they leave the points half of it."""
+    values, lows, highs = (
+        [100 * row[f"{group}_accuracy_drop{end}"] for row in rows if row[f"{group}_accuracy_drop{end}"] is not None]
+        for end in ("", "_low", "_high")
+    )
+    low, high = min([0.0, *values]), max([5.0, *values])
+    room = (high - low) / 2
+    return max(low - room, min([low, *lows])), min(high + room, max([high, *highs]))
 
 
 def _point(row: Row, method: Row, numbers: Mapping[str, int], x: Ends, y: Ends) -> dict[str, Any]:
@@ -69,6 +77,6 @@ def _point(row: Row, method: Row, numbers: Mapping[str, int], x: Ends, y: Ends) 
     for group, (low, high) in (("target", y), ("complement", x)):
         for end in ("", "_low", "_high"):
             share = row[f"{group}_accuracy_drop{end}"]
-            # what reaches beyond the axes that points need would make them all small
+            # a long interval would make all points small
             point[group + end] = None if share is None else min(max(100 * share, low), high)
     return point
