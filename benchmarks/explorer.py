@@ -111,7 +111,6 @@ def tables(sites: list[str], concepts: list[str], neurons: int) -> dict[str, pa.
     values = {name: np.abs(drawn.normal(size=count)) for name in MEASURED}
     values |= {
         "mean": drawn.normal(size=count),
-        "skewness": drawn.normal(size=count),
         "auroc": drawn.uniform(size=count),
     }
     values |= {"std": drawn.lognormal(sigma=0.5, size=count)}

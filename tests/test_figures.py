@@ -177,7 +177,7 @@ def test_drawings_are_inert_whatever_concepts_are_called(tmp_path: Path) -> None
         root = ET.fromstring(svg)
         assert root.tag == "{http://www.w3.org/2000/svg}svg", "without its namespace a browser shows no image"
         tags = {element.tag.rpartition("}")[2] for element in root.iter()}
-        assert tags <= {"svg", "g", "path", "line", "text", "rect", "tspan"}
+        assert tags <= {"svg", "g", "path", "line", "circle", "text", "rect", "tspan"}
         assert not [
             name for element in root.iter() for name in element.attrib if name.startswith("on") or "href" in name
         ]

@@ -13,6 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from neuronlens.errors import NeuronLensError
+from neuronlens.pages.terse import terse
 from neuronlens.pages.theme import chart_config
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def inert_svg(svg: str) -> str:
         for attribute in set(element.attrib) - _ATTRIBUTES:
             del element.attrib[attribute]
     _prune(root)
+    terse(root)
     width, height = (float(root.attrib.pop(side)) for side in ("width", "height"))
     root.attrib["viewBox"] = f"0 0 {width:g} {height:g}"
     root.attrib["width"] = f"{width:g}"

@@ -24,9 +24,9 @@ from neuronlens.report.listing import Array, Ints, Listing, read_site
 from neuronlens.report.table import KIND_NAMES, is_main
 
 SCHEMA_VERSION = 1
-MEASURED = ("mean", "std", "d_prime", "auroc", "mean_abs", "skewness")
+MEASURED = ("mean", "std", "d_prime", "auroc", "mean_abs")
 """Columns of statistics.parquet that every row has."""
-CHARACTERS, DETAILS = 3_400_000, 500_000
+CHARACTERS, DETAILS = 3_000_000, 300_000
 """What the rows may take up of a page of 5 MB, and what is kept for histograms and examples, which take what rows leave as well."""
 TUNED = "tuned"
 NONE = 65535

@@ -195,9 +195,8 @@ def selective_rows(cards: Mapping[str, Sequence[Card]]) -> tuple[dict[str, Seque
     for concept in sorted(cards):
         listed[concept] = cards[concept][:room]
         room -= len(listed[concept])
-    return {concept: rows for concept, rows in listed.items() if rows}, sum(
-        map(len, cards.values())
-    ) - ROWS_LISTED + room
+    unlisted = sum(map(len, cards.values())) - (ROWS_LISTED - room)
+    return {concept: rows for concept, rows in listed.items() if rows}, unlisted
 
 
 _CENTRES = ("target", "complement")

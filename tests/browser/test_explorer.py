@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 Key = tuple[str, int, str]
-NUMBERS = ("mean", "std", "d_prime", "auroc", "mean_abs", "skewness")
+NUMBERS = ("mean", "std", "d_prime", "auroc", "mean_abs")
 TOTAL = len(SITES) * 16 * len(CONCEPTS)
 
 

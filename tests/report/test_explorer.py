@@ -175,7 +175,7 @@ def test_what_does_not_fit_is_left_out_from_the_lowest_d_prime_upwards(
         name = row["site"], row["neuron"]
         best[name] = max(best.get(name, 0.0), row["d_prime"])
     full = {name: len(part) for name, part in explorer(audit, inputs).items() if isinstance(part, str)}
-    room = full["rows"] * 3 // 4, (full["histograms"] + full["examples"] + full["texts"]) // 2
+    room = full["rows"] * 3 // 4, (full["histograms"] + full["examples"] + full["texts"]) // 4
     monkeypatch.setattr(module, "CHARACTERS", room[0])
     monkeypatch.setattr(module, "DETAILS", room[1])
     found = explorer(audit, inputs)

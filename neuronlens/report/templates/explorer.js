@@ -216,10 +216,10 @@
   on("reset", "click", () => adopt({ open: state.open, of: state.of }).then(remember));
   for (const [name, step] of [["back", -1], ["on", 1]]) on(name, "click", () => changed({ page: String(Number(state.page) + step) }));
   on("close", "click", async () => {
-    const { open } = state;
+    const label = `${state.open}, ${state.of}`;
     await adopt({ ...state, open: "", of: "" });
     remember();
-    ([...part("rows").querySelectorAll("a")].find((one) => one.textContent === open) ?? part("q")).focus();
+    ([...part("rows").querySelectorAll("a")].find((one) => one.getAttribute("aria-label") === label) ?? part("q")).focus();
   });
   on("csv", "click", () => {
     // a spreadsheet calculates what begins so
