@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks import explorer
 from tests.browser.conftest import Watched
 
 A4 = 688
@@ -55,6 +57,14 @@ def test_nothing_is_cut_on_paper(visit: Callable[..., Watched], shown: str, scri
     for control in ("#explorer-q", "#explorer-csv", "#explorer-on", "nav"):
         assert not page.locator(control).is_visible()
     assert page.pdf(format="A4").startswith(b"%PDF")
+
+
+def test_nor_is_an_audit_of_many_sites(visit: Callable[..., Watched], tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    file.write_text(explorer.page(tmp_path / "audit", explorer.Size(sites=12, neurons=4, concepts=8)), encoding="utf-8")
+    page = visit(file.as_uri(), java_script_enabled=False, viewport={"width": A4, "height": 973}).page
+    page.emulate_media(media="print")
+    assert page.evaluate(_TOO_WIDE, A4) == []
 
 
 def test_a_phone_scrolls_tables_and_not_the_page(visit: Callable[..., Watched], shown: str) -> None:
