@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from benchmarks import browser as chromium
+from neuronlens.artifact import read_table
 from neuronlens.report.page import report
 from tests.report.artifacts import config, fit_tables, make_audit, results_table
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, Request
 
+Row = Mapping[str, Any]
+Key = tuple[str, int, str]
 SITES = ("resid_post.0", "mlp_post.1")
 CONCEPTS = ("=finance", "health", "law", "sports")
 _CANARY = """
@@ -114,3 +117,35 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def address(reported: dict[str, Path]) -> str:
     """Of the report's page, as a file."""
     return (reported["report"] / "report.html").as_uri()
+
+
+@pytest.fixture
+def watched(visit: Callable[..., Watched], address: str) -> Watched:
+    """The report's page, with the explorer in it."""
+    found = visit(address, accept_downloads=True)
+    found.page.wait_for_selector("#explorer-app")
+    return found
+
+
+@pytest.fixture
+def page(watched: Watched) -> Page:
+    """Its tab."""
+    return watched.page
+
+
+@pytest.fixture(scope="package")
+def rows(reported: dict[str, Path]) -> dict[Key, Row]:
+    """statistics.parquet by (site, neuron, concept)."""
+    found = read_table(reported["fit"] / "statistics.parquet").to_pylist()
+    return {(row["site"], row["neuron"], row["concept"]): row for row in found}
+
+
+@pytest.fixture(scope="package")
+def selected(reported: dict[str, Path]) -> dict[Key, Row]:
+    """Ranges of the findings' settings by (site, neuron, concept)."""
+    found = read_table(reported["fit"] / "ranges.parquet").to_pylist()
+    return {
+        (row["site"], row["neuron"], row["concept"]): row
+        for row in found
+        if (row["role"], row["range"], row["tau"], row["top"]) == ("sweep", "gaussian", 2.0, 0.3)
+    }

@@ -1,85 +1,23 @@
-"""The explorer finds what is asked for, says the artifacts' numbers, keeps its state in the address, and needs no mouse."""
+"""The explorer finds what is asked for, says the artifacts' numbers, and keeps its state in the address."""
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
 import pytest
 
-from neuronlens.artifact import read_table
-from tests.browser.conftest import CONCEPTS, SITES, Watched
+from tests.browser.conftest import CONCEPTS, SITES, Key, Row, Watched
+from tests.browser.shown import cells, digits, saved, value
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-Row = Mapping[str, Any]
-Key = tuple[str, int, str]
 NUMBERS = ("mean", "std", "d_prime", "auroc", "mean_abs")
 TOTAL = len(SITES) * 16 * len(CONCEPTS)
-
-
-@pytest.fixture
-def watched(visit: Callable[..., Watched], address: str) -> Watched:
-    found = visit(address, accept_downloads=True)
-    found.page.wait_for_selector("#explorer-app")
-    return found
-
-
-@pytest.fixture
-def page(watched: Watched) -> Page:
-    return watched.page
-
-
-@pytest.fixture(scope="module")
-def rows(reported: dict[str, Path]) -> dict[Key, Row]:
-    """statistics.parquet by (site, neuron, concept)."""
-    found = read_table(reported["fit"] / "statistics.parquet").to_pylist()
-    return {(row["site"], row["neuron"], row["concept"]): row for row in found}
-
-
-@pytest.fixture(scope="module")
-def selected(reported: dict[str, Path]) -> dict[Key, Row]:
-    """Ranges of the findings' settings by (site, neuron, concept)."""
-    found = read_table(reported["fit"] / "ranges.parquet").to_pylist()
-    return {
-        (row["site"], row["neuron"], row["concept"]): row
-        for row in found
-        if (row["role"], row["range"], row["tau"], row["top"]) == ("sweep", "gaussian", 2.0, 0.3)
-    }
-
-
-def cells(page: Page, column: str) -> list[str]:
-    """What the table shows in a column."""
-    place = page.locator("#explorer-app thead th[data-column]").evaluate_all(
-        "(found, name) => found.findIndex((header) => header.dataset.column === name) + 1", column
-    )
-    found: list[str] = page.locator(f"#explorer-rows tr > :nth-child({place})").all_inner_texts()
-    return found
-
-
-def value(shown: str) -> float:
-    """A number as the page writes it; NaN where it is not known."""
-    plain = shown.replace("\N{MINUS SIGN}", "-").replace(",", "").replace("\N{INFINITY}", "inf")
-    return math.nan if plain == "\N{EN DASH}" else float(plain)
-
-
-def saved(page: Page, folder: Path) -> list[dict[str, str]]:
-    """The rows that the button saves."""
-    with page.expect_download() as waiting:
-        page.click("#explorer-csv")
-    file = folder / waiting.value.suggested_filename
-    waiting.value.save_as(file)
-    with file.open(newline="", encoding="utf-8") as text:
-        return list(csv.DictReader(text))
-
-
-def digits(number: float) -> str:
-    return f"{number:.2e}"
 
 
 def test_numbers_are_those_of_the_statistics(
@@ -262,74 +200,6 @@ def test_links_to_sections_work_as_ever(page: Page) -> None:
     page.click("nav a[href='#explorer']")
     assert page.url.endswith("#explorer")
     assert page.locator("#explorer-rows tr").count() > 0
-
-
-def test_a_card_opens_and_closes_by_keyboard(page: Page) -> None:
-    page.focus("#explorer-q")
-    page.keyboard.type("post.1:3")
-    reached = ""
-    for _ in range(60):
-        page.keyboard.press("Tab")
-        reached = page.evaluate(
-            "document.activeElement.closest('#explorer-rows') ? document.activeElement.textContent : ''"
-        )
-        if reached:
-            break
-    assert reached == "mlp_post.1:3"
-    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
-    page.keyboard.press("Enter")
-    page.wait_for_selector("#explorer-card")
-    assert page.evaluate("document.activeElement.id") == "explorer-name"
-    page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.id") == "explorer-close"
-    page.keyboard.press("Enter")
-    page.wait_for_selector("#explorer-card", state="hidden")
-    assert page.evaluate("document.activeElement.textContent") == "mlp_post.1:3"
-
-
-def test_a_card_tells_what_the_artifacts_know(
-    page: Page, reported: dict[str, Path], rows: dict[Key, Row], selected: dict[Key, Row]
-) -> None:
-    site, neuron, concept = next(key for key in selected if key[2] == "law")
-    page.evaluate("(state) => { location.hash = state; }", f"#explorer?open={site}:{neuron}&of={concept}")
-    page.locator("#explorer-name", has_text=f"{site}:{neuron}, law").wait_for()
-    assert page.inner_text("#explorer-command") == f"neuronlens neuron AUDIT {site}:{neuron}"
-    for line in page.locator("#explorer-own tr").all():
-        name, _, *numbers = line.locator("th, td").all_inner_texts()
-        own = rows[site, neuron, name]
-        for column, shown in zip(("d_prime", "auroc", "mean_abs", "mean", "std"), numbers, strict=False):
-            assert digits(value(shown)) == digits(own[column])
-        assert line.locator("svg path.target").count() == 1
-        assert line.locator("svg rect.band").count() == 1
-    current = page.locator("#explorer-own [aria-current=true]")
-    assert current.inner_text() == "law"
-    box = page.locator("#explorer-figure").bounding_box()
-    assert box is not None
-    assert min(box["width"], box["height"]) > 100
-    examples = {
-        (row["end"], row["place"]): row
-        for row in read_table(reported["fit"] / "examples.parquet").to_pylist()
-        if (row["site"], row["neuron"]) == (site, neuron)
-    }
-    dataset = {row["row"]: row for row in read_table(reported["prepare"] / "dataset.parquet").to_pylist()}
-    for end in ("highest", "lowest"):
-        for place, line in enumerate(page.locator(f"#explorer-{end} tr").all()):
-            shown, of, text = line.locator("th, td").all_inner_texts()
-            example = examples[end, place]
-            assert digits(value(shown)) == digits(example["value"])
-            assert (of, text) == (dataset[example["row"]]["concept"], dataset[example["row"]]["text"])
-    edits = page.locator("#explorer-effects th").all_inner_texts()
-    assert set(edits) <= {
-        f"{kind}, {name}" for kind in ("range masking", "whole neurons") for name in ("reference", "contrastive")
-    } | {"tuned ranges, tuned"}
-    assert len(edits) >= 2
-
-
-def test_a_card_leads_to_the_other_concepts(page: Page) -> None:
-    page.locator("#explorer-rows a").first.click()
-    page.locator("#explorer-own a", has_text="sports").click()
-    page.locator("#explorer-name", has_text=", sports").wait_for()
-    assert page.locator("#explorer-own [aria-current=true]").inner_text() == "sports"
 
 
 def test_nothing_is_asked_for_or_complained_of(watched: Watched, tmp_path: Path) -> None:
