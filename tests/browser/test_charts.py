@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,6 +16,9 @@ from neuronlens.artifact import read_json
 from neuronlens.pages import drawing
 from neuronlens.report.page import html
 from tests.browser.conftest import Watched
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +33,17 @@ def pages(reported: dict[str, Path]) -> dict[str, str]:
 
 def charts(page: str) -> list[str]:
     return re.findall(r"<svg viewBox.*?</svg>", page, re.DOTALL)
+
+
+def settled(page: Page) -> bytes:
+    """A picture of the whole page that the next one is equal to: a browser that is short of time may not have drawn all of it."""
+    before = page.screenshot(full_page=True)
+    for _ in range(20):
+        now = page.screenshot(full_page=True)
+        if now == before:
+            return now
+        before = now
+    raise AssertionError("the page never comes to rest")
 
 
 def test_a_shortened_chart_takes_half_the_room(pages: dict[str, str]) -> None:
@@ -46,7 +61,7 @@ def test_a_shortened_chart_looks_the_same(
         (style,) = re.findall(r"<style>.*?</style>", page, re.DOTALL)
         file = tmp_path / f"{name}.html"
         file.write_text(f"<!doctype html>{style}<body>{''.join(charts(page))}", encoding="utf-8")
-        picture = visit(file.as_uri(), color_scheme=scheme).page.screenshot(full_page=True)
+        picture = settled(visit(file.as_uri(), color_scheme=scheme).page)
         drawn.append(np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"), dtype=float))
     assert drawn[0].shape == drawn[1].shape
     assert drawn[0].std() > 10, "something is drawn"
