@@ -32,7 +32,9 @@ _CANARY = """
 def browser() -> Iterator[Browser]:
     """Chromium, for this folder alone: while Playwright runs, asyncio does not, which other tests need."""
     reason = chromium.why_not()
-    if reason is not None:
+    if (
+        reason is not None
+    ):  # pages need no browser to be made, so a machine without one can test all the rest; .ci/run installs one
         pytest.skip(reason)
     with chromium.started() as started:
         yield started
@@ -88,7 +90,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Watched]]:
         )  # it is seen, and goes nowhere
         watched = Watched(context.new_page())
         for event in ("request", "dialog", "console"):
-            watched.page.on(event, getattr(watched, event))  # type: ignore[call-overload]
+            watched.page.on(event, getattr(watched, event))
         watched.page.on("pageerror", lambda error: watched.errors.append(str(error)))
         watched.page.goto(address)
         return watched

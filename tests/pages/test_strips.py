@@ -84,7 +84,7 @@ def test_colour_and_shape_tell_the_verdict(tone: str) -> None:
     }
     points = [
         element
-        for element, _, _ in marks(gate_strip(0.5, 0.4, 0.6, 0.3, below=False, tone=tone))  # type: ignore[arg-type]
+        for element, _, _ in marks(gate_strip(0.5, 0.4, 0.6, 0.3, below=False, tone=tone))
         if element.get("transform") and element.tag == "path"
     ]
     command, colour = shapes[tone]
