@@ -22,7 +22,7 @@ from benchmarks.browser import started
 from benchmarks.measure import Ratio
 from neuronlens.ranges.histogram import BINS
 from neuronlens.report.document import audit_document
-from neuronlens.report.explorer import MEASURED, explorer
+from neuronlens.report.explorer.embedded import MEASURED, explorer
 from neuronlens.report.page import html
 from tests.report.artifacts import config, make_audit, results_table
 

@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from neuronlens.pages.text import MINUS, NOT_MEASURED, count, points, points_between, significant, visible
-from neuronlens.report.activations import ConceptActivations, Range
-from neuronlens.report.neuron import NeuronCard
+from neuronlens.report.neurons.activations import ConceptActivations, Range
+from neuronlens.report.neurons.card import NeuronCard
 from neuronlens.report.table import KIND_NAMES
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -39,7 +39,7 @@ def show_card(card: NeuronCard, masked: Sequence[Mapping[str, Any]] | None = Non
     """Print a card.
 
     Args:
-        masked: rows of `neuronlens.report.masked.mask_neuron`; None where nothing was masked.
+        masked: rows of `neuronlens.report.neurons.masked.mask_neuron`; None where nothing was masked.
         concept: the only one that ranges, overlaps and effects are told of; all unless told otherwise.
     """
     console = Console(highlight=False, markup=False)

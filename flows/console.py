@@ -15,8 +15,8 @@ from rich.table import Table
 
 from flows.engine import log
 from neuronlens.pages.text import count, points, points_between, significant, visible
-from neuronlens.report.changes import words
 from neuronlens.report.layers import joint_means
+from neuronlens.report.sections.changes import words
 from neuronlens.report.table import KIND_NAMES, Interval, ResultRow, result_rows
 
 if TYPE_CHECKING:

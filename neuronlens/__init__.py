@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from neuronlens.params import load_config as load_config
     from neuronlens.ranges.selection import fit_ranges as fit_ranges
     from neuronlens.ranges.statistics import fit_statistics as fit_statistics
-    from neuronlens.report.masked import mask_neuron as mask_neuron
-    from neuronlens.report.neuron import NeuronCard as NeuronCard
+    from neuronlens.report.neurons.card import NeuronCard as NeuronCard
+    from neuronlens.report.neurons.masked import mask_neuron as mask_neuron
 
 _HOMES = {
     "Config": "config",
     "Intervention": "interventions.edit",
     "Method": "evaluation.methods",
-    "NeuronCard": "report.neuron",
+    "NeuronCard": "report.neurons.card",
     "capture": "activations.capture",
     "collect_activations": "activations.extract",
     "edit": "interventions.edit",
@@ -47,7 +47,7 @@ _HOMES = {
     "load_checkpoint": "checkpoint",
     "load_config": "params",
     "load_dataset": "dataset",
-    "mask_neuron": "report.masked",
+    "mask_neuron": "report.neurons.masked",
 }
 _MODULES = ("figures",)
 __all__ = [*_HOMES, *_MODULES]

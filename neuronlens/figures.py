@@ -22,11 +22,11 @@ from neuronlens.pages.figures.effects import effects as draw_effects
 from neuronlens.pages.standalone import side_by_side, stand_alone, svg_file
 from neuronlens.pages.text import visible
 from neuronlens.report import view
-from neuronlens.report.concepts import NUMBERED, concept_numbers, concept_panels
 from neuronlens.report.finished import audit_of
-from neuronlens.report.frontiers import FrontierPanel, frontiers
-from neuronlens.report.neuron import NeuronCard
-from neuronlens.report.neurons import histogram_quantiles
+from neuronlens.report.neurons.card import NeuronCard
+from neuronlens.report.neurons.drawn import histogram_quantiles
+from neuronlens.report.sections.concepts import NUMBERED, concept_numbers, concept_panels
+from neuronlens.report.sections.frontiers import FrontierPanel, frontiers
 from neuronlens.report.table import KIND_NAMES, kind_of
 from neuronlens.sites import Site
 

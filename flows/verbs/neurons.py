@@ -28,8 +28,8 @@ def neuron(
 ) -> None:
     """Show all that an audit knows of a neuron."""
     from flows.cards import show_card
-    from neuronlens.report.neuron import NeuronCard
-    from neuronlens.report.place import parse_place
+    from neuronlens.report.neurons.card import NeuronCard
+    from neuronlens.report.neurons.place import parse_place
 
     site, number = parse_place(place)
     card = NeuronCard.read(audit, site, number)
@@ -45,7 +45,7 @@ def neuron(
 def _masked(audit: Path, site: str, neuron: int, concept: str, path: str | None) -> list[dict[str, Any]]:
     from neuronlens.checkpoint import open_checkpoint
     from neuronlens.report.finished import audit_of
-    from neuronlens.report.masked import mask_neuron
+    from neuronlens.report.neurons.masked import mask_neuron
     from tasks.audits import checkpoint_of, open_existing
 
     known = audit_of(audit)["checkpoint"]

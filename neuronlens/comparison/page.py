@@ -10,11 +10,11 @@ from neuronlens.comparison.drift import STATES
 from neuronlens.comparison.rankings import PERSISTENCE
 from neuronlens.pages.environment import page
 from neuronlens.pages.text import NOT_MEASURED, count, significant
-from neuronlens.report.changes import FAMILIES, is_decided, words
 from neuronlens.report.context import Context
-from neuronlens.report.decision import Trust, decision
 from neuronlens.report.findings import SALIENCY_WORDS
-from neuronlens.report.movement import movement
+from neuronlens.report.sections.changes import FAMILIES, is_decided, words
+from neuronlens.report.sections.decision import Trust, decision
+from neuronlens.report.sections.movement import movement
 
 Row = Mapping[str, Any]
 

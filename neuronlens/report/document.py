@@ -20,9 +20,9 @@ from neuronlens.evaluation.summary import (
 )
 from neuronlens.evaluation.uncertainty import wilson
 from neuronlens.report.findings import CLAIMS, DECIDABLE_CONCEPTS, find
-from neuronlens.report.heatmaps import overlap_rows
 from neuronlens.report.layers import layers_of
-from neuronlens.report.neurons import card_entry, most_selective
+from neuronlens.report.neurons.drawn import card_entry, most_selective
+from neuronlens.report.sections.heatmaps import overlap_rows
 from neuronlens.report.table import kind_of
 
 SCHEMA_VERSION = 5

@@ -13,20 +13,20 @@ from neuronlens.artifact import read_json, write_json
 from neuronlens.config import Config
 from neuronlens.pages.environment import page, template_text
 from neuronlens.report import view
-from neuronlens.report.concepts import concept_numbers, concept_panels
 from neuronlens.report.context import Context
-from neuronlens.report.decision import audit_trust, decision
 from neuronlens.report.document import audit_document
-from neuronlens.report.explorer import embedded, explorer
+from neuronlens.report.explorer.embedded import embedded, explorer
 from neuronlens.report.findings import SALIENCY_WORDS
-from neuronlens.report.frontiers import frontiers
-from neuronlens.report.heatmaps import HEATMAP_WORDS, heatmap_method, heatmaps
-from neuronlens.report.lineage import lineage
 from neuronlens.report.markdown import summary_markdown
 from neuronlens.report.metrics import metrics, plot_rows
-from neuronlens.report.movement import movement
-from neuronlens.report.negative import negatives
-from neuronlens.report.neurons import cards_of
+from neuronlens.report.neurons.drawn import cards_of
+from neuronlens.report.sections.concepts import concept_numbers, concept_panels
+from neuronlens.report.sections.decision import audit_trust, decision
+from neuronlens.report.sections.frontiers import frontiers
+from neuronlens.report.sections.heatmaps import HEATMAP_WORDS, heatmap_method, heatmaps
+from neuronlens.report.sections.lineage import lineage
+from neuronlens.report.sections.movement import movement
+from neuronlens.report.sections.negative import negatives
 from neuronlens.report.table import KIND_NAMES
 
 

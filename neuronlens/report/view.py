@@ -14,7 +14,7 @@ from neuronlens.pages.figures.densities import drawn_bins, histogram
 from neuronlens.pages.figures.effects import effects
 from neuronlens.pages.figures.quantiles import probabilities, quantile_plot
 from neuronlens.report.layers import joint_concepts, joint_means
-from neuronlens.report.neurons import Card
+from neuronlens.report.neurons.drawn import Card
 from neuronlens.report.table import KIND_NAMES, is_main, main_summaries
 
 Row = Mapping[str, Any]

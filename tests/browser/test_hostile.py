@@ -13,7 +13,7 @@ import pytest
 
 from neuronlens.artifact import read_json
 from neuronlens.pages.text import visible
-from neuronlens.report.details import excerpt
+from neuronlens.report.explorer.details import excerpt
 from neuronlens.report.page import html, report
 from tests.browser import hostile
 

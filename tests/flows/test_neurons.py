@@ -15,8 +15,8 @@ from rich.cells import cell_len
 from flows.cards import BLOCKS, marked, plot, show_card
 from flows.cli import main
 from neuronlens.config import Config
-from neuronlens.report.activations import Range
-from neuronlens.report.neuron import NeuronCard
+from neuronlens.report.neurons.activations import Range
+from neuronlens.report.neurons.card import NeuronCard
 from tasks.versioning import Workspace
 from tests import planted
 

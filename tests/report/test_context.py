@@ -11,23 +11,13 @@ import pytest
 
 from neuronlens.comparison.page import html as comparison_html
 from neuronlens.pages.text import MINUS
-from neuronlens.report.context import Context, Links, Numbers, Step, main_numbers
-from neuronlens.report.decision import GATES_SHOWN
+from neuronlens.report.context import Context, Links, Step, main_numbers
 from neuronlens.report.page import html
-from tests.report.test_changes import change
-from tests.report.test_page import HOSTILE, Page
-from tests.report.test_verdict import WAIVED, gate
+from neuronlens.report.sections.decision import GATES_SHOWN
+from tests.report.around import WAIVED, change, gate, numbers
+from tests.report.inert import HOSTILE, Page
 
 HASH = "ab" * 32
-
-
-def numbers(name: str, value: float, **given: Any) -> Numbers:
-    measured = {
-        f"{kind}{end}": value + shift
-        for kind in ("accuracy", "selectivity", "complement_drop")
-        for end, shift in (("", 0.0), ("_low", -0.02), ("_high", 0.02))
-    }
-    return Numbers(name, measured, **given)
 
 
 def comparison(concept: str = "sports", name: str = "checkpoint-1") -> dict[str, Any]:

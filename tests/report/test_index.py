@@ -9,9 +9,8 @@ import pytest
 
 from neuronlens.report.index import Entry, added, entry, index_html, read
 from neuronlens.report.verdict import verdict
-from tests.report.test_context import numbers
-from tests.report.test_page import HOSTILE, Page
-from tests.report.test_verdict import gate
+from tests.report.around import gate, numbers
+from tests.report.inert import HOSTILE, Page
 
 BASIS = "0" * 64
 

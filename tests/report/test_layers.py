@@ -16,7 +16,7 @@ from neuronlens.report.markdown import summary_markdown
 from neuronlens.report.metrics import metrics
 from neuronlens.report.page import html
 from tests.report.artifacts import CONCEPTS, config, joint_table, make_audit, results_table
-from tests.report.test_page import HOSTILE, Page, assert_inert
+from tests.report.inert import HOSTILE, Page, assert_inert
 
 SITES = ("resid_post.0", "mlp_post.1")
 

@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from neuronlens.pages.text import MINUS
 from neuronlens.report.verdict import in_words, interval, verdict
-
-
-def gate(name: str, word: str, margin: float | None = 0.1, **given: Any) -> dict[str, Any]:
-    """Judged, of selectivity between 0.4 and 0.6."""
-    known = {"gate": name, "rule": "selectivity >= 0.3", "number": "selectivity", "verdict": word, "bound": 0.3}
-    numbers = {"value": 0.5, "low": 0.4, "high": 0.6, "previous": None, "margin": margin}
-    return {**known, **numbers, "waived": None, "note": None, **given}
-
-
-WAIVED = "labels are being corrected (until 2027-01-31)"
+from tests.report.around import WAIVED, gate
 
 
 def test_nobody_has_judged_is_told_with_the_way_out() -> None:

@@ -1,4 +1,4 @@
-"""The other side of `neuronlens.report.columns`, as the page's script has it, for tests."""
+"""The other side of `neuronlens.report.explorer.columns`, as the page's script has it, for tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from neuronlens.report.columns import HIGHEST, LOWEST, MISSING, ZERO
+from neuronlens.report.explorer.columns import HIGHEST, LOWEST, MISSING, ZERO
 
 _SPECIAL = {ZERO: 0.0, LOWEST: -np.inf, HIGHEST: np.inf, MISSING: np.nan}
 

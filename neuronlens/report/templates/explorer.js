@@ -1,5 +1,5 @@
 "use strict";
-// The neuron explorer: unpacks columns that stand on the page as inert text (neuronlens/report/explorer.py says how they are packed), and
+// The neuron explorer: unpacks columns that stand on the page as inert text (neuronlens/report/explorer/embedded.py says how they are packed), and
 // shows them as a table and as cards. Whatever comes from data goes in as text, never as markup. Nothing else on the page needs this.
 (async () => {
   const part = (name) => document.getElementById(`explorer-${name}`);

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 
 from neuronlens.artifact import damaged
 from neuronlens.errors import UserError, did_you_mean
-from neuronlens.report.activations import SET_OF_RANGES, ConceptActivations, concepts_at
 from neuronlens.report.finished import audit_of
-from neuronlens.report.place import check_place, rows_at
+from neuronlens.report.neurons.activations import SET_OF_RANGES, ConceptActivations, concepts_at
+from neuronlens.report.neurons.place import check_place, rows_at
 from neuronlens.report.table import is_main
 from neuronlens.sites import top_count
 

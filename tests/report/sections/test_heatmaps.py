@@ -12,7 +12,7 @@ import pytest
 
 from neuronlens.artifact import read_table
 from neuronlens.evaluation.summary import choose_settings
-from neuronlens.report.heatmaps import LEVELS, heatmap_method, heatmaps, overlap_rows
+from neuronlens.report.sections.heatmaps import LEVELS, heatmap_method, heatmaps, overlap_rows
 
 
 def test_cells_are_the_numbers_of_the_results(audit: Any) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuronlens.report.columns import decimals, fitting, packed
+from neuronlens.report.explorer.columns import decimals, fitting, packed
 from tests.report.unpacked import Reader, values_of
 
 # the largest floats would become infinite when they are rounded

@@ -10,8 +10,8 @@ from neuronlens.pages.drawing import Figure
 from neuronlens.pages.figures.strips import gate_strip
 from neuronlens.pages.figures.trend import trend
 from neuronlens.pages.text import count, significant
-from neuronlens.report.changes import Changed, changed
 from neuronlens.report.context import Context, Numbers
+from neuronlens.report.sections.changes import Changed, changed
 from neuronlens.report.table import KIND_NAMES
 from neuronlens.report.verdict import MARKS, TONES, Verdict, in_words, interval, threshold, verdict
 from neuronlens.rules import Rule

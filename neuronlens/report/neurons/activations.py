@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from neuronlens.errors import UserError, did_you_mean
-from neuronlens.report.place import rows_at, table_at
+from neuronlens.report.neurons.place import rows_at, table_at
 
 Row = Mapping[str, Any]
 

@@ -15,8 +15,8 @@ from neuronlens.activations.store import read_activations
 from neuronlens.artifact import read_table
 from neuronlens.errors import ArtifactError, SiteError, UserError
 from neuronlens.ranges.saliency import top_set
-from neuronlens.report.neuron import NeuronCard
-from neuronlens.report.place import parse_place
+from neuronlens.report.neurons.card import NeuronCard
+from neuronlens.report.neurons.place import parse_place
 from neuronlens.sites import Site
 from tests import planted
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from neuronlens.report.document import audit_document
-from neuronlens.report.frontiers import frontiers
+from neuronlens.report.sections.frontiers import frontiers
 from tests.report.artifacts import config, make_audit, results_table
 
 TOPS = ["interventions.top=[0.2, 0.3]"]

@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from neuronlens.pages.text import points, points_between, visible
-from neuronlens.report.columns import Column, decimals, fitting, packed, packed_bytes
-from neuronlens.report.details import examples, histograms
-from neuronlens.report.listing import Array, Ints, Listing, read_site
+from neuronlens.report.explorer.columns import Column, decimals, fitting, packed, packed_bytes
+from neuronlens.report.explorer.details import examples, histograms
+from neuronlens.report.explorer.listing import Array, Ints, Listing, read_site
 from neuronlens.report.table import KIND_NAMES, is_main
 
 SCHEMA_VERSION = 1
@@ -41,11 +41,11 @@ Row = Mapping[str, Any]
 
 
 def explorer(audit: Row, inputs: Mapping[str, Path]) -> dict[str, Any]:
-    """explorer.json: names, counts, and columns as `neuronlens.report.columns.packed` packs them.
+    """explorer.json: names, counts, and columns as `neuronlens.report.explorer.columns.packed` packs them.
 
     `rows` are, of N listed neurons and C concepts: `site` ([N] uint16, its place in `sites`), `number` ([N] int32), then [N, C] the
     decimals of `columns`, `alike` (uint16, the concept whose histogram overlaps most, or `NONE`) and `selected` (uint8, a bit for each of
-    `selections`). `histograms`, `examples` and `texts` are as `neuronlens.report.details` packs them.
+    `selections`). `histograms`, `examples` and `texts` are as `neuronlens.report.explorer.details` packs them.
 
     Args:
         audit: audit.json.

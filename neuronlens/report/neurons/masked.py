@@ -20,7 +20,7 @@ from neuronlens.evaluation.sweep import evaluate_methods
 from neuronlens.ranges.selection import Ranges, assemble, bounds
 from neuronlens.ranges.statistics import SiteStatistics, fit_statistics
 from neuronlens.report.finished import audit_of
-from neuronlens.report.place import check_place
+from neuronlens.report.neurons.place import check_place
 from neuronlens.sites import Site
 
 _KEPT = (

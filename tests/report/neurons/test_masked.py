@@ -9,7 +9,7 @@ import pytest
 from neuronlens.artifact import read_table
 from neuronlens.checkpoint import load_checkpoint
 from neuronlens.errors import CheckpointError, SiteError, UserError
-from neuronlens.report.masked import mask_neuron
+from neuronlens.report.neurons.masked import mask_neuron
 from tests import planted
 from tests.conftest import Checkpoints, hooks
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from neuronlens.artifact import read_table
-from neuronlens.report.neurons import card_entry, cards_of, most_selective
+from neuronlens.report.neurons.drawn import card_entry, cards_of, most_selective
 from tests.report.artifacts import CONCEPTS, activations
 
 

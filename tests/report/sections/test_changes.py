@@ -6,17 +6,8 @@ from typing import Any
 
 import pytest
 
-from neuronlens.report.changes import DRAWN, changed, tone, words
-
-
-def change(quantity: str, value: float, *, concept: str | None = "sports", decided: bool = True, **given: Any) -> Any:
-    """A row of comparison.json."""
-    spread = abs(value) / 2 if decided else abs(value) * 2 + 0.01
-    base = quantity.startswith("base")
-    row = {"quantity": quantity, "concept": concept, "site": None if base else "resid_post.1", "before": 0.5, "n": 9}
-    row |= {"method": None if base else "tuned", "role": None if base else "chosen", "after": 0.5 + value}
-    row |= {"value": value, "low": value - spread, "high": value + spread, "p": 0.01, "adjusted": 0.01}
-    return row | given
+from neuronlens.report.sections.changes import DRAWN, changed, tone, words
+from tests.report.around import change
 
 
 def comparison(changes: list[Any], sites: tuple[str, ...] = ("resid_post.1",)) -> dict[str, Any]:

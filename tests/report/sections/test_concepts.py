@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from neuronlens.report.concepts import NUMBERED, concept_numbers, concept_panels
+from neuronlens.report.sections.concepts import NUMBERED, concept_numbers, concept_panels
 from neuronlens.report.table import main_summaries
 from tests.report.artifacts import CONCEPTS
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from neuronlens.report.document import audit_document
-from neuronlens.report.negative import POWER, minimum_detectable, negatives
+from neuronlens.report.sections.negative import POWER, minimum_detectable, negatives
 from tests.report.artifacts import config, make_audit, results_table
 
 

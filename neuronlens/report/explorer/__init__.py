@@ -1,0 +1,1 @@
+"""The explorer: every (site, neuron, concept) of an audit, as compressed columns that a small script of the page reads."""

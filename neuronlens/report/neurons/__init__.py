@@ -1,0 +1,1 @@
+"""One neuron: its card, and what masking it alone does."""
