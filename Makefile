@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM := false
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup audit check test faults ranges notebook bench bench-peers profile
+.PHONY: help setup audit check test faults ranges notebook pictures bench bench-peers profile
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ ranges: setup ## Run flows on the newest releases that pyproject.toml admits, in
 notebook: setup ## Run the worked notebook on the example, and keep what it shows.
 	$(BIN)/neuronlens example
 	$(BIN)/python -m tests.notebook
+
+pictures: audit ## Take the pictures of the README anew, in Chromium.
+	$(BIN)/python -m tests.pictures
 
 bench: setup ## Measure, and print what the documentation quotes.
 	$(BIN)/python -m benchmarks

@@ -20,16 +20,19 @@ Legends = Mapping[str, Words]
 """Field that a colour, shape or dash stands for -> its values that are drawn, with what they are called."""
 
 _CHANNELS = ("color", "shape", "strokeDash")
-_TITLE_LENGTH = 80
+_TITLE_LENGTH, _NAME_LENGTH = 80, 40
 
 
-def stand_alone(figure: Figure, title: str, legends: Legends, notes: Sequence[str] = ()) -> Chart:
+def stand_alone(
+    figure: Figure, title: str, legends: Legends, notes: Sequence[str] = (), axes: Legends | None = None
+) -> Chart:
     """The Altair chart of a figure.
 
     Args:
         title: what it shows; text from data is spelt out.
         legends: of the fields that tell marks apart.
         notes: lines below the title; likewise.
+        axes: what the values of a field are called along the axis that it is drawn on; likewise.
     """
     import altair as alt
 
@@ -40,6 +43,10 @@ def stand_alone(figure: Figure, title: str, legends: Legends, notes: Sequence[st
             field = str(getattr(encoding, "shorthand", "")).partition(":")[0]
             if field in legends:
                 encoding.legend = _legend(legends[field])
+        for channel in (layer.encoding.x, layer.encoding.y):
+            field = str(getattr(channel, "shorthand", "")).partition(":")[0]
+            if axes and field in axes:
+                channel["axis"].labelExpr = _called(axes[field])
     shown, *below = (visible(text, _TITLE_LENGTH) for text in (title, *notes))
     chart.title = alt.Title(shown, subtitle=below) if below else shown
     chart.config = config()
@@ -57,8 +64,9 @@ def side_by_side(charts: Sequence[Chart], columns: int) -> alt.ConcatChart:
         data |= {f"{name}-{place}": rows for name, rows in spec.pop("datasets").items()}
         for name in ("$schema", "config"):
             del spec[name]
-        for layer in spec["layer"]:
-            layer["data"]["name"] += f"-{place}"
+        for part in (spec, *spec["layer"]):
+            if "data" in part:  # on the chart itself where all of its layers have the same
+                part["data"]["name"] += f"-{place}"
         parts.append(alt.LayerChart.from_dict(spec))
     together = alt.concat(*parts, columns=columns)
     together.datasets, together.config = data, config()
@@ -83,5 +91,9 @@ def svg_file(chart: alt.TopLevelMixin) -> str:
 def _legend(words: Words) -> alt.Legend:
     import altair as alt
 
-    named = json.dumps({str(value): name for value, name in words.items()})
-    return alt.Legend(values=list(words), labelExpr=f"{named}[datum.label]", title=None)
+    return alt.Legend(values=list(words), labelExpr=_called(words), title=None)
+
+
+def _called(words: Words) -> str:
+    """A Vega expression: what a value is called."""
+    return f"{json.dumps({str(value): visible(name, _NAME_LENGTH) for value, name in words.items()})}[datum.label]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ET
 from itertools import pairwise
 from typing import Any
 
@@ -31,6 +32,14 @@ def _points(values: list[float | None], **options: float) -> list[tuple[float, f
         for element, x, y in marks(trend(_rows(values, **options)))
         if element.tag == "path" and element.get("transform") and element.get("fill")
     )
+
+
+@pytest.mark.parametrize("audits", [2, 3, 5])
+def test_each_audit_is_numbered_once(audits: int) -> None:
+    root = ET.fromstring(trend(_rows([50.0 + place for place in range(audits)])).svg())
+    told = [element.text for element in root.iter("text")]
+    numbers = [text for text in told if text and 0 < float(text) < 10]
+    assert numbers == [str(place) for place in range(1, audits + 1)]
 
 
 def test_points_and_intervals_lie_where_the_numbers_say() -> None:

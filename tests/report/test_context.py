@@ -14,51 +14,8 @@ from neuronlens.pages.text import MINUS
 from neuronlens.report.context import Context, Links, Step, main_numbers
 from neuronlens.report.page import html
 from neuronlens.report.sections.decision import GATES_SHOWN
-from tests.report.around import WAIVED, change, gate, numbers
+from tests.report.around import HASH, WAIVED, comparison, gate, numbers
 from tests.report.inert import HOSTILE, Page
-
-HASH = "ab" * 32
-
-
-def comparison(concept: str = "sports", name: str = "checkpoint-1") -> dict[str, Any]:
-    """comparison.json, as far as pages read it."""
-    told = {
-        "audit": name,
-        "checkpoint": {"name": name, "fingerprint": HASH, "kind": "classifier", "model_type": "bert"},
-        "trust": {"no_op_difference": 0.0, "dtype": "float32", "device": "cpu", "versions": {"neuronlens": "1"}},
-    }
-    place = {"site": "resid_post.1", "concept": concept}
-    moved = {"neuron": 7, "wasserstein": 1.5, "floor": 0.4, "mean_before": 1.0, "mean_after": 2.0}
-    moved |= {"std_before": 1.0, "std_after": 1.0}
-    ranges = {"lower_before": -1.0, "upper_before": 3.0, "lower_after": None, "upper_after": None}
-    return {
-        "audits": [told, told],
-        "identical": False,
-        "sites": ["resid_post.1"],
-        "changes": [change("base_accuracy", -0.2, concept=concept), change("selectivity", 0.1, concept=concept)],
-        "drift": [
-            {
-                **place,
-                "n": 9,
-                "neurons": 16,
-                "median_wasserstein": 0.1,
-                "max_wasserstein": 1.5,
-                "stray": 0.1,
-                "floor": 0.4,
-                "beyond_floor": 2,
-                "moved": 3,
-                "widened": 0,
-                "narrowed": 1,
-            }
-        ],
-        "farthest": [{**place, **moved}],
-        "movements": [{**place, **moved, **ranges, "unit": 1.0, "tau": 2.0, "state": "vanished"}],
-        "ranges": [{**place, "saliency": "d_prime", "top": 0.1, "vanished": 4}],
-        "rankings": [
-            {**place, "saliency": "d_prime", "rank_biased_overlap": 0.5, "persistence": 0.98, "jaccard": {"0.1": 0.3}}
-        ],
-        "seed": 0,
-    }
 
 
 def context(name: str = "checkpoint-1", concept: str = "sports") -> Context:

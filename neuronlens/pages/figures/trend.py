@@ -35,9 +35,10 @@ def trend(rows: Rows) -> Figure:
 def _trend() -> Chart:
     import altair as alt
 
-    x = alt.X("place:Q", title=None, axis=alt.Axis(tickMinStep=1, tickCount=6, format="d", grid=False)).scale(
-        zero=False, nice=False, padding=10
-    )
+    # between two audits alone Vega puts a tick in the middle, whatever the least step is
+    label = "datum.value % 1 ? '' : datum.label"
+    whole = alt.Axis(tickMinStep=1, tickCount=6, format="d", labelExpr=label, ticks=False, grid=False)
+    x = alt.X("place:Q", title=None, axis=whole).scale(zero=False, nice=False, padding=10)
     y = alt.Y("value:Q", title=None, axis=alt.Axis(tickCount=4, format=".4~g")).scale(zero=False, nice=True)
     audits, current = alt.Chart(alt.NamedData("audits")), alt.datum.current
     layers = [

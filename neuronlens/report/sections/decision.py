@@ -109,7 +109,7 @@ def decision(trust: Sequence[Trust], context: Context | None, comparison: Row | 
     audits = () if context is None or len(context.trend) < 2 else context.trend
     return Decision(
         verdict(None if context is None else gates),
-        [_gate_row(gate) for gate in ordered],
+        [gate_row(gate) for gate in ordered],
         None if comparison is None else changed(comparison),
         trend_panels(audits),
         audits,
@@ -118,7 +118,8 @@ def decision(trust: Sequence[Trust], context: Context | None, comparison: Row | 
     )
 
 
-def _gate_row(gate: Row) -> GateRow:
+def gate_row(gate: Row) -> GateRow:
+    """A gate that was judged, with what stands beside it, as the table shows it."""
     rule, value = Rule.parse(gate["rule"]), gate["value"]
     tone = TONES[gate["verdict"]]
     margin = gate["margin"]

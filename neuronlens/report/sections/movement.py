@@ -60,8 +60,7 @@ def movement(comparison: Row) -> Movement:
     concepts = list(dict.fromkeys(row["concept"] for row in own))
     panels = []
     for concept in spread(concepts, CONCEPTS_DRAWN):
-        listed = [row for row in own if row["concept"] == concept]
-        panels.append(RangesPanel(str(deepest), concept, listed, dumbbells(_intervals(listed))))
+        panels.append(ranges_panel(comparison, str(deepest), concept))
     # a constant that became another lies infinitely far away, for which JSON has no number
     moved = [
         row | {"wasserstein": math.inf if row["wasserstein"] is None else row["wasserstein"]}
@@ -77,6 +76,12 @@ def movement(comparison: Row) -> Movement:
             for row in farthest
         ],
     )
+
+
+def ranges_panel(comparison: Row, site: str, concept: str) -> RangesPanel:
+    """Of one concept at a site."""
+    rows = [row for row in comparison["movements"] if (row["site"], row["concept"]) == (site, concept)]
+    return RangesPanel(site, concept, rows, dumbbells(_intervals(rows)))
 
 
 def _intervals(rows: Sequence[Row]) -> list[dict[str, Any]]:

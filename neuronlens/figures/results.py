@@ -1,10 +1,4 @@
-"""The charts of the pages for notebooks and files, each from audit.json or from the card of a neuron.
-
-from neuronlens import NeuronCard, figures
-
-figures.effects("audits/example")                                       # a notebook shows the Altair chart
-figures.histograms(NeuronCard.read("audits/example", "resid_post.3", 117)).save("neuron.svg")
-"""
+"""Charts of an audit's results: what each method takes from a concept and from the others, and what that costs."""
 
 from __future__ import annotations
 
@@ -12,36 +6,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from neuronlens.artifact import slug
 from neuronlens.errors import SiteError, UserError, did_you_mean
 from neuronlens.evaluation.summary import summarise
-from neuronlens.pages.figures import densities, quantiles
 from neuronlens.pages.figures.effects import effects as draw_effects
-from neuronlens.pages.standalone import side_by_side, stand_alone, svg_file
+from neuronlens.pages.figures.heatmap import heatmap as draw_heatmap
+from neuronlens.pages.standalone import stand_alone, svg_file
 from neuronlens.pages.text import visible
 from neuronlens.report import view
 from neuronlens.report.finished import audit_of
-from neuronlens.report.neurons.card import NeuronCard
-from neuronlens.report.neurons.drawn import histogram_quantiles
 from neuronlens.report.sections.concepts import NUMBERED, concept_numbers, concept_panels
 from neuronlens.report.sections.frontiers import FrontierPanel, frontiers
+from neuronlens.report.sections.heatmaps import HEATMAP_WORDS, heatmaps
 from neuronlens.report.table import KIND_NAMES, kind_of
 from neuronlens.sites import Site
 
 if TYPE_CHECKING:
-    import altair as alt
     import pyarrow as pa
 
     from neuronlens.pages.drawing import Chart
-    from neuronlens.ranges.statistics import SiteStatistics
 
 Audit = Mapping[str, Any] | Path | str
 """audit.json, or the folder of an audit."""
 
 _ENDS = ("", "_low", "_high")
-_GROUPS = {"group": {"target": "the concept", "complement": "all others"}}
 
 
 def effects(audit: Audit, site: str | None = None) -> Chart:
@@ -72,7 +60,11 @@ def methods(results: pa.Table, site: str | None = None) -> Chart:
     told = summary if len(summary) <= NUMBERED else []
     points = [
         {"kind": kind_of(row), "main": True, "tag": str(number) if told else ""}
-        | {f"{group}{end}": _points(row[f"{group}_accuracy_drop{end}"]) for group in _GROUPS["group"] for end in _ENDS}
+        | {
+            f"{group}{end}": _points(row[f"{group}_accuracy_drop{end}"])
+            for group in ("target", "complement")
+            for end in _ENDS
+        }
         for number, row in enumerate(summary, 1)
     ]
     ends = [value for point in points for value in point.values() if isinstance(value, float)]
@@ -131,60 +123,28 @@ def cost(audit: Audit, site: str | None = None, saliency: str | None = None) -> 
     return stand_alone(panel.perplexity, f"Cost over % of the neurons by {panel.saliency}, {panel.site}", legends)
 
 
-def histogram(card: NeuronCard, concept: str | None = None) -> Chart:
-    """A neuron's activations on a concept and on all others, with the concept's gaussian range as a band.
+def heatmap(audit: Audit, measure: str = "selectivity") -> Chart:
+    """A number at every site for every concept, in percent: of the tuned method, or of the first setting where nothing was tuned.
 
     Args:
-        concept: the one with the highest d' unless told otherwise.
+        measure: `selectivity`, `overlap`, `target_gate` or `complement_gate`.
 
     Raises:
-        UserError: no such concept.
+        UserError: no such measure, or it was not measured.
     """
-    part = card.concept(card.most_selective if concept is None else concept)
-    target = np.array(part.counts)
-    others = np.sum([one.counts for one in card.concepts], axis=0) - target
-    band = (None, None) if part.gaussian is None else (part.gaussian.lower[0], part.gaussian.upper[0])
-    drawn = densities.histogram(card.edges, target, others, *band)
-    return stand_alone(drawn, part.concept, _GROUPS)
-
-
-def histograms(card: NeuronCard, columns: int = 3) -> alt.ConcatChart:
-    """`histogram` for every concept."""
-    return side_by_side([histogram(card, part.concept) for part in card.concepts], columns)
-
-
-def activations(statistics: SiteStatistics, neuron: int, *, tau: float = 2.0, columns: int = 3) -> alt.ConcatChart:
-    """Of a neuron that has just been fitted: its activations on each concept and on all others, with the range mean ± tau std."""
-    counts = statistics.histogram[:, :, neuron].astype(np.int64)
-    spanned = int(np.flatnonzero(counts.sum(axis=0))[-1]) + 1
-    edges = np.linspace(statistics.low[neuron], statistics.high[neuron], counts.shape[1] + 1)[: spanned + 1]
-    charts = []
-    for at, concept in enumerate(statistics.concepts):
-        own, others = counts[at, :spanned], np.delete(counts, at, axis=0).sum(axis=0)[:spanned]
-        mean, std = (float(part[neuron]) for part in (statistics.moments[at].mean, statistics.moments[at].std))
-        drawn = densities.histogram(edges, own, others, mean - tau * std, mean + tau * std)
-        charts.append(stand_alone(drawn, concept, _GROUPS))
-    return side_by_side(charts, columns)
-
-
-def quantile_plot(card: NeuronCard, concept: str | None = None) -> Chart:
-    """How far a neuron's activations on a concept are from the Gaussian that its range takes them for; on the diagonal both agree.
-
-    Args:
-        concept: the one with the highest d' unless told otherwise.
-
-    Raises:
-        UserError: no such concept.
-    """
-    part = card.concept(card.most_selective if concept is None else concept)
-    observed = histogram_quantiles(card.edges, np.array(part.counts), quantiles.probabilities(part.n))
-    return stand_alone(quantiles.quantile_plot(observed, part.mean, part.std, part.n), part.concept, {})
+    found = {drawn.name: drawn for drawn in heatmaps(audit_of(audit))}
+    if measure not in found:
+        raise UserError(f"no heatmap of {measure!r}", cure=did_you_mean(measure, found))
+    drawn = found[measure]
+    values = [[None if cell.value is None else 100 * cell.value for cell in row] for row in drawn.rows.values()]
+    names = {"row": dict(enumerate(drawn.rows, 1)), "column": dict(enumerate(drawn.sites, 1))}
+    return stand_alone(draw_heatmap(values), HEATMAP_WORDS[measure][0], {}, axes=names)
 
 
 def figures_of(audit: Audit) -> dict[str, Chart]:
     """Name -> every chart of an audit's results, for the sites that its page draws."""
     document = audit_of(audit)
-    found: dict[str, Chart] = {}
+    found: dict[str, Chart] = {f"heatmap-{drawn.name}": heatmap(document, drawn.name) for drawn in heatmaps(document)}
     for site in view.spread([entry["site"] for entry in document["sites"]], view.SITES_DRAWN):
         found[f"effects-{site}"] = effects(document, site)
         if any((row["site"], row["role"], row["method"]) == (site, "chosen", "tuned") for row in document["summary"]):

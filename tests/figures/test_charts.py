@@ -17,31 +17,20 @@ from neuronlens import NeuronCard, figures
 from neuronlens.activations.store import read_activations
 from neuronlens.artifact import read_json, read_table
 from neuronlens.errors import SiteError, UserError
-from neuronlens.pages.standalone import svg_file
 from neuronlens.ranges.statistics import fit_statistics
-from neuronlens.report.page import report
 from neuronlens.report.table import KIND_NAMES
 from tests import planted
-from tests.report.artifacts import CONCEPTS, config, make_audit, results_table
+from tests.figures.drawn import SITES, finished, words
+from tests.report.artifacts import CONCEPTS, results_table
 
-SITES = ("resid_post.0", "mlp_post.1")
 HOSTILE = ("</text><script>alert(1)</script>", "a\u202eb", "nu\x00l", "{{7*7}}", "x" * 300, "datum.label")
 CHARTS: dict[str, Callable[[Any], Any]] = {
     "effects": figures.effects,
     "concepts": figures.concepts,
     "frontier": figures.frontier,
     "cost": figures.cost,
+    "heatmap": figures.heatmap,
 }
-
-
-def finished(folder: Path, concepts: tuple[str, ...] = CONCEPTS) -> Path:
-    """An audit made by hand, with its report, of two sites and two shares of the neurons."""
-    table = results_table(concepts, SITES, tops=(0.3, 0.5))
-    settings = config("interventions.top=[0.3, 0.5]")
-    inputs = make_audit(folder, settings, table, gain=0.3)
-    (folder / "report").mkdir()
-    report(settings, inputs, folder / "report")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +41,6 @@ def audit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def card(planted_audit: Path) -> NeuronCard:
     return NeuronCard.read(planted_audit, planted.SITES[0], 0)
-
-
-def words(svg: str) -> list[str]:
-    """Every text of a drawing."""
-    return ["".join(element.itertext()) for element in ET.fromstring(svg).iter() if element.tag.endswith("text")]
 
 
 @pytest.mark.parametrize("name", CHARTS)
@@ -83,13 +67,13 @@ def test_altair_saves_it_and_a_notebook_shows_it(name: str, audit: Path, card: N
 
 
 def test_marks_are_explained_where_no_page_does(audit: Path, card: NeuronCard) -> None:
-    told = words(svg_file(figures.effects(audit)))
+    told = words(figures.effects(audit))
     assert f"Drop on a concept and on the others, {SITES[1]}" in told
     assert {KIND_NAMES[kind] for kind in ("gaussian", "full", "random_neurons", "tuned")} <= {*told}
     assert KIND_NAMES["leace"] not in told, "what is not drawn needs no explanation"
-    assert {"width 2", "width 2.5", "range masking", "whole neurons"} <= {*words(svg_file(figures.frontier(audit)))}
-    assert {"the concept", "all others", "brick"} <= {*words(svg_file(figures.histogram(card)))}
-    (numbers,) = [text for text in words(svg_file(figures.concepts(audit))) if "1 arts" in text]
+    assert {"width 2", "width 2.5", "range masking", "whole neurons"} <= {*words(figures.frontier(audit))}
+    assert {"the concept", "all others", "brick"} <= {*words(figures.histogram(card))}
+    (numbers,) = [text for text in words(figures.concepts(audit)) if "1 arts" in text]
     assert "6 sports" in numbers
 
 
@@ -107,7 +91,7 @@ def test_what_was_measured_without_an_audit_can_be_drawn(audit: Path) -> None:
     """The table of `evaluate_methods` has the columns of results.parquet."""
     table = results_table(sites=SITES).filter(pc.field("role") == "sweep")
     chart = figures.methods(table)
-    told = words(svg_file(chart))
+    told = words(chart)
     assert f"Drop on a concept and on the others, {SITES[1]}" in told
     assert {"range masking", "whole neurons"} <= {*told}
     assert any(text.startswith("1 gaussian-2/mean_abs/0.3/zero/all") for text in told)
@@ -146,6 +130,23 @@ def test_each_concept_of_a_neuron_has_its_own_panel(card: NeuronCard) -> None:
             assert chart["datasets"][name] == alone[name.partition("-")[0]]
 
 
+def test_a_heatmap_has_a_cell_for_each_site_and_concept(audit: Path) -> None:
+    document = read_json(audit / "report/audit.json")
+    chart = figures.heatmap(audit)
+    told = words(chart)
+    assert {*SITES, *CONCEPTS} <= {*told}
+    cells = {(cell["row"], cell["column"]): cell["value"] for cell in chart.to_dict()["datasets"]["cells"]}
+    assert len(cells) == len(SITES) * len(CONCEPTS)
+    tuned = {
+        (row["concept"], row["site"]): row["selectivity"]
+        for row in document["results"]
+        if (row["method"], row["role"]) == ("tuned", "chosen")
+    }
+    for (row, column), value in cells.items():
+        assert value == pytest.approx(100 * tuned[sorted(CONCEPTS)[row - 1], SITES[column - 1]])
+        assert f"{value:.1f}".replace("-", "\N{MINUS SIGN}") in told
+
+
 def test_mistakes_name_what_there_is(audit: Path, planted_audit: Path, card: NeuronCard) -> None:
     with pytest.raises(SiteError, match=r"'mlp_post\.2' was not audited\. Did you mean 'mlp_post\.1'\?"):
         figures.effects(audit, "mlp_post.2")
@@ -153,6 +154,8 @@ def test_mistakes_name_what_there_is(audit: Path, planted_audit: Path, card: Neu
         figures.concepts(audit, "tune")
     with pytest.raises(UserError, match=r"no ranking 'dprime'\. Did you mean 'd_prime'\?"):
         figures.frontier(audit, saliency="dprime")
+    with pytest.raises(UserError, match=r"no heatmap of 'overlaps'\. Did you mean 'overlap'\?"):
+        figures.heatmap(audit, "overlaps")
     with pytest.raises(UserError, match="one point, and no frontier"):
         figures.frontier(planted_audit)
     with pytest.raises(UserError, match="unknown concept 'sport'"):
@@ -164,7 +167,7 @@ def test_mistakes_name_what_there_is(audit: Path, planted_audit: Path, card: Neu
 def test_there_is_a_drawing_of_each_kind_for_every_site_and_the_same_each_time(audit: Path) -> None:
     drawn = figures.drawings(audit)
     kinds = {"effects", "concepts", "frontier", "cost"}
-    assert {name.partition("-")[0] for name in drawn} == kinds
+    assert {name.partition("-")[0] for name in drawn} == kinds | {"heatmap"}
     for site in SITES:
         assert {name.partition("-")[0] for name in drawn if site in name} == kinds
     assert figures.drawings(read_json(audit / "report/audit.json")) == drawn
