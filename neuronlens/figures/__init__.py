@@ -8,6 +8,7 @@ figures.changes("comparisons/one--two")
 """
 
 from neuronlens.figures.between import changes as changes
+from neuronlens.figures.between import drawings_between as drawings_between
 from neuronlens.figures.between import gates as gates
 from neuronlens.figures.between import moved_neurons as moved_neurons
 from neuronlens.figures.between import moved_ranges as moved_ranges

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuronlens.artifact import read_json
+from neuronlens.artifact import read_json, slug
 from neuronlens.comparison import COMPARISON
 from neuronlens.comparison.gates import beside
 from neuronlens.errors import UserError, did_you_mean
 from neuronlens.figures.results import Audit
-from neuronlens.pages.standalone import side_by_side, stand_alone
+from neuronlens.pages.standalone import side_by_side, stand_alone, svg_file
 from neuronlens.pages.text import points, significant, visible
 from neuronlens.report.context import Numbers, main_numbers
 from neuronlens.report.finished import audit_of
@@ -136,6 +136,22 @@ def trends(audits: Sequence[Audit]) -> alt.ConcatChart:
     return side_by_side(
         [stand_alone(panel.figure, panel.title, {}, [" … ".join(ends)]) for panel in trend_panels(numbers)], 1
     )
+
+
+def drawings_between(comparison: Comparison) -> dict[str, str]:
+    """File name -> SVG of every chart of a comparison, of the sites and concepts that its page draws."""
+    document = _read(comparison)
+    moved = movement(document)
+    charts: dict[str, alt.TopLevelMixin] = {}
+    if changing.changed(document).figure is not None:
+        charts["changes"] = changes(document)
+    if moved.neurons:
+        charts["neurons"] = moved_neurons(document)
+    for place, panel in enumerate(moved.ranges, 1):
+        charts[f"ranges-{panel.site}-{place}-{slug(panel.concept, 'concept')}"] = moved_ranges(
+            document, panel.concept, panel.site
+        )
+    return {f"{name}.svg": svg_file(chart) for name, chart in charts.items()}
 
 
 def _known(what: str, name: str | None, known: Sequence[str], place: int) -> str:

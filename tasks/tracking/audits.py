@@ -15,7 +15,7 @@ from tasks.audits import Audit
 from tasks.tracking.store import LONGEST, Given, Note, Recorded, Store
 
 _FILES = ("report.html", "summary.md", "audit.json", "metrics.json", "plots")
-_TABLE, _FIGURES = "results.json", "figures"
+_TABLE, FIGURES = "results.json", "figures"
 
 
 def state_key(folder: Path) -> str:
@@ -96,7 +96,7 @@ def _note(audit: Audit, decisions: Mapping[str, str], flow_run: str | None) -> N
         ],
         [report / name for name in _FILES],
         {_TABLE: _results(audit.folder)},
-        {f"{_FIGURES}/{name}": svg for name, svg in drawings(document).items()},
+        {f"{FIGURES}/{name}": svg for name, svg in drawings(document).items()},
     )
 
 

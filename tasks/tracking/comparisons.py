@@ -10,7 +10,7 @@ from neuronlens import artifact
 from neuronlens.comparison import COMPARISON, TRANSFER
 from neuronlens.errors import ArtifactError
 from tasks.audits import Audit
-from tasks.tracking.audits import experiment_of, state_key
+from tasks.tracking.audits import FIGURES, experiment_of, state_key
 from tasks.tracking.store import Note, Recorded, Store
 
 _MAIN = ("base_accuracy", "base_confidence", "base_log_perplexity", "selectivity", "confidence_selectivity")
@@ -52,6 +52,8 @@ def _run_of(audit: Path, store: Store) -> str | None:
 
 
 def _note(folder: Path, runs: Mapping[str, str]) -> Note:
+    from neuronlens.figures import drawings_between  # takes a while to import, and only a new comparison is drawn
+
     transferred = (folder / TRANSFER).is_file()
     document = artifact.read_json(folder / (TRANSFER if transferred else COMPARISON))
     audits = dict(zip(("before", "after"), document["audits"], strict=True))
@@ -72,6 +74,7 @@ def _note(folder: Path, runs: Mapping[str, str]) -> Note:
         {"seed": str(document["seed"]), "sites": str(document["sites"])},
         _metrics(document),
         files=[folder / name for name in _FILES if (folder / name).is_file()],
+        texts={} if transferred else {f"{FIGURES}/{name}": svg for name, svg in drawings_between(document).items()},
     )
 
 

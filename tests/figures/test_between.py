@@ -10,6 +10,7 @@ import pytest
 from neuronlens import figures
 from neuronlens.artifact import read_json
 from neuronlens.errors import UserError
+from neuronlens.pages.standalone import svg_file
 from neuronlens.report.context import main_numbers
 from tests.figures.drawn import finished, words
 from tests.report.around import change, comparison, gate
@@ -99,6 +100,13 @@ def test_a_comparison_is_found_in_its_folder(tmp_path: Path) -> None:
     assert figures.changes(tmp_path).to_dict() == figures.changes(comparison()).to_dict()
     with pytest.raises(UserError, match=r"holds no comparison.*neuronlens compare"):
         figures.changes(tmp_path / "nowhere")
+
+
+def test_every_chart_of_a_comparison_can_be_kept() -> None:
+    drawn = figures.drawings_between(comparison())
+    assert set(drawn) == {"changes.svg", "neurons.svg", "ranges-resid_post.1-1-sports.svg"}
+    assert drawn["changes.svg"] == svg_file(figures.changes(comparison()))
+    assert figures.drawings_between(comparison() | {"changes": [], "farthest": [], "movements": []}) == {}
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -193,7 +193,7 @@ def test_figures_of_an_audit_are_images_on_its_page(watched: Watched) -> None:
     document = read_json(watched.root / "audits" / run.data.tags["neuronlens.audit"] / "report/audit.json")
     known = {f"figures/{name}": svg for name, svg in drawings(document).items()}
     assert {entry.path for entry in watched.client.list_artifacts(run.info.run_id, "figures")} == {*known}
-    assert {name.partition("-")[0] for name in known} == {"figures/effects", "figures/concepts"}
+    assert {name.partition("-")[0] for name in known} == {"figures/heatmap", "figures/effects", "figures/concepts"}
     for name, svg in known.items():
         asked = {"path": name, "run_uuid": run.info.run_id}
         given = requests.get(f"{watched.url}/get-artifact", params=asked, timeout=30)
@@ -224,7 +224,7 @@ def test_comparisons_are_noted_once_beside_the_audits_that_they_are_of(
             assert found == pytest.approx([changes[key][part] for part in ("value", "low", "high")])
         assert metrics["drift/max_wasserstein"] == max(row["max_wasserstein"] for row in document["drift"])
         names = {entry.path for entry in watched.client.list_artifacts(run.info.run_id)}
-        assert names == {"comparison.json", "comparison.html"}
+        assert names == {"comparison.json", "comparison.html", "figures"}
     (watched.root / ".dvc/tmp/neuronlens/noted.json").unlink(missing_ok=True)
     words = ["compare", f"audits/{first}", f"audits/{second}", "--json"]
     assert main(words) == 0
