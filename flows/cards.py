@@ -255,6 +255,10 @@ def _masked(masked: Sequence[Mapping[str, Any]]) -> Iterator[Text | Table]:
         ("confidence_selectivity", "selectivity in confidence"),
     ):
         table.add_row(words, *(_effect(row, name) for row in masked))
+    if first["base_perplexity"] is not None:
+        unedited = f"perplexity, {significant(first['base_perplexity'])} unedited"
+        table.add_row(unedited, *(significant(row["perplexity"]) for row in masked))
+        table.add_row("rise of perplexity, in %", *map(_rise, masked))
     yield table
 
 
@@ -267,6 +271,12 @@ def _examples(card: NeuronCard, width: int) -> Iterator[Text]:
         label = max(cell_len(name) for _, name, _ in rows)
         for value, name, text in rows:
             yield Text(f"{value}  {set_cell_size(name, label)}  {_cut(text, width - label - 11)}")
+
+
+def _rise(row: Mapping[str, Any]) -> str:
+    """Of perplexity, in percent: a single neuron's is seldom seen in the perplexities themselves."""
+    value, low, high = (significant(100 * (row[f"perplexity_ratio{end}"] - 1)) for end in ("", "_low", "_high"))
+    return f"{value} [{low}, {high}]"
 
 
 def _effect(row: Mapping[str, Any], name: str) -> str:

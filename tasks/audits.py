@@ -84,10 +84,26 @@ def open_existing(folder: Path) -> Audit:
 def checkpoint_of(audit: Audit) -> CheckpointParams:
     """Where the checkpoint of an audit lies by its parameters, which speak from the root of the workspace."""
     given = audit.config.checkpoint
-    if audit.workspace is None or not given.path or Path(given.path).expanduser().exists():
-        return given
-    inside = audit.workspace.root / given.path
-    return given.model_copy(update={"path": str(inside)}) if inside.exists() else given
+    return given.model_copy(update={"path": _from_the_root(audit, given.path)}) if given.path else given
+
+
+def auxiliary_of(audit: Audit) -> Path | None:
+    """The text that an audit has measured perplexity on, likewise; None where it is not there, or has changed since."""
+    from neuronlens.report.finished import measured_on  # which knows all that a report is made of
+
+    given = audit.config.evaluate.auxiliary
+    file = None if given is None else Path(_from_the_root(audit, given)).expanduser()
+    if file is None or not file.is_file() or artifact.hash_file(file) != measured_on(audit.folder):
+        return None
+    return file
+
+
+def _from_the_root(audit: Audit, path: str) -> str:
+    """What is not here as the parameters name it, where it is from the root."""
+    if audit.workspace is None or Path(path).expanduser().exists():
+        return path
+    inside = audit.workspace.root / path
+    return str(inside) if inside.exists() else path
 
 
 def foresee(config: Config, folder: Path) -> list[Outcome]:

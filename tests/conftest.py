@@ -113,8 +113,12 @@ def prepared(tmp_path, dataset) -> Path:
 @pytest.fixture(scope="session")
 def planted_audit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished audit of the planted model, one neuron a concept; its checkpoint and data lie beside it."""
-    folder = tmp_path_factory.mktemp("planted")
-    config = load_config(None, planted.settings(folder))
+    return audit_planted(tmp_path_factory.mktemp("planted"))
+
+
+def audit_planted(folder: Path, *overrides: str) -> Path:
+    """`planted_audit` in another folder, told something more."""
+    config = load_config(None, [*planted.settings(folder), *overrides])
     for stage in STAGES:
         run_stage(stage, config, folder / "audit")
     return folder / "audit"

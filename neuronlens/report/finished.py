@@ -1,4 +1,4 @@
-"""audit.json of a finished audit, found by the audit's folder."""
+"""A finished audit, found by its folder: audit.json, and what it was measured on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neuronlens.artifact import read_json
+from neuronlens.artifact import read_json, read_manifest
 from neuronlens.errors import ArtifactError, UserError, did_you_mean
 from neuronlens.report.document import SCHEMA_VERSION
 
@@ -51,3 +51,9 @@ def document_of(folder: Path) -> Path:
         if known
         else "Name the folder of an audit: neuronlens list shows them.",
     )
+
+
+def measured_on(audit: Path) -> str | None:
+    """Hash of the text that an audit has measured perplexity on; None where it has not."""
+    manifest = read_manifest(audit / "evaluate")
+    return manifest["inputs"]["auxiliary"] if manifest["facts"]["perplexity"] else None

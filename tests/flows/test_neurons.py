@@ -15,6 +15,7 @@ from rich.cells import cell_len
 from flows.cards import BLOCKS, marked, plot, show_card
 from flows.cli import main
 from neuronlens.config import Config
+from neuronlens.pages.text import significant
 from neuronlens.report.neurons.activations import Range
 from neuronlens.report.neurons.card import NeuronCard
 from tasks.versioning import Workspace
@@ -173,10 +174,16 @@ def test_masking_finds_the_checkpoint_from_anywhere_in_the_workspace(
     originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     root = Workspace.create(tmp_path / "ours").root
-    shutil.copy(originals / "data.csv", root)
+    for name in ("data.csv", "aux.txt"):
+        shutil.copy(originals / name, root)
     shutil.copytree(originals / "gpt2", root / "models/gpt2")
     monkeypatch.chdir(root)
-    sets = ["fit.rows=all", "fit.saliency=mean_abs", "interventions={tau: 2.0, top: [0.3], tuned: null}"]
+    sets = [
+        "fit.rows=all",
+        "fit.saliency=mean_abs",
+        "interventions={tau: 2.0, top: [0.3], tuned: null}",
+        "evaluate.auxiliary=aux.txt",
+    ]
     options = [word for one in sets for word in ("--set", one)]
     words = [
         "audit",
@@ -196,13 +203,27 @@ def test_masking_finds_the_checkpoint_from_anywhere_in_the_workspace(
     text = capfd.readouterr().out
     assert "masked alone (zero)  for health: 3 test rows of it, 9 of others" in text
     assert re.search(r"^accuracy on it +\S+ \[\S+, \S+\] +\S+ \[\S+, \S+\]$", text, re.MULTILINE)
+    unedited = json.loads((root / "audits/one/report/audit.json").read_text())["results"][0]["base_perplexity"]
+    assert re.search(rf"^perplexity, {significant(unedited)} unedited( +[\d,.]+){{2}}$", text, re.MULTILINE)
+    assert re.search(r"^rise of perplexity, in %( +\S+ \[\S+, \S+\]){2}$", text, re.MULTILINE)
+    shutil.move(root / "aux.txt", root / "text.txt")
     shutil.move(root / "models/gpt2", root / "elsewhere")
     assert main(["neuron", "../audits/one", f"{SITE}:3", "--mask"]) == 2
     assert "lies with --checkpoint.\n" in capfd.readouterr().err
     assert main(["neuron", "../audits/one", f"{SITE}:3", "--mask", "--checkpoint", "../elsewhere", "--json"]) == 0
-    found = json.loads(capfd.readouterr().out)
+    out, err = capfd.readouterr()
+    found = json.loads(out)
     assert [row["range"] for row in found["masked"]] == ["gaussian", "full"]
     assert found["masked"][1]["lower"] is None
+    assert found["masked"][1]["perplexity"] is None
+    assert err == (
+        "no perplexity: the text it was measured on is not where the audit's parameters say; --auxiliary names it\n"
+    )
+    named = ["--checkpoint", "../elsewhere", "--auxiliary", "../text.txt", "--json"]
+    assert main(["neuron", "../audits/one", f"{SITE}:3", "--mask", *named]) == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    assert {row["base_perplexity"] for row in json.loads(out)["masked"]} == {unedited}
 
 
 def test_a_stream_that_knows_ascii_only_gets_ascii(
