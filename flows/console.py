@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -14,10 +15,12 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from flows.engine import log
+from neuronlens.comparison.gates import beside
 from neuronlens.pages.text import count, points, points_between, significant, visible
 from neuronlens.report.layers import joint_means
 from neuronlens.report.sections.changes import words
 from neuronlens.report.table import KIND_NAMES, Interval, ResultRow, result_rows
+from neuronlens.report.verdict import verdict
 
 if TYPE_CHECKING:
     from flows.deploy import Deployed
@@ -132,7 +135,7 @@ def show_status(audits: Mapping[Path, Sequence[Outcome]]) -> None:
 
 
 def show_gates(verdicts: Sequence[Judged]) -> None:
-    """Print a line for each gate: what was found, and the verdict."""
+    """Print a line for each gate, what was found and the verdict, then what they say together, as the page does."""
     table = _plain_table(("gate", "rule", "decided by", "found", "95 %", "verdict", ""))
     for gate in verdicts:
         value = "" if gate.value is None else f"{gate.value:.4g}"
@@ -141,7 +144,11 @@ def show_gates(verdicts: Sequence[Judged]) -> None:
         table.add_row(
             visible(gate.gate), gate.rule, visible(gate.number or ""), value, between, gate.verdict, visible(told)
         )
-    _console(table).print(table if verdicts else "no gates: name some below gates: in params.yaml")
+    console = _console(table)
+    if verdicts:
+        console.print(table, "", sep="\n")
+    ruling = verdict(beside([asdict(gate) for gate in verdicts], {}))
+    console.print(f"{ruling.mark} {ruling.word}: {ruling.sentence}", soft_wrap=True)
 
 
 _CHANGED = (

@@ -247,12 +247,12 @@ def in_words(decision: Decision) -> str:
 
 
 def worst(decisions: Sequence[Decision]) -> int:
-    """Exit code of what was decided: 3 where a checkpoint could not be audited, else that of the gates."""
+    """Exit code of what was decided: 3 where a checkpoint could not be audited, else that of the gates, 0 where none are named."""
     from neuronlens.comparison.gates import Judged
 
     if any(decision.error is not None for decision in decisions):
         return 3
-    codes = {exit_code([Judged(**gate) for gate in decision.gates]) for decision in decisions}
+    codes = {exit_code([Judged(**gate) for gate in decision.gates]) for decision in decisions if decision.gates}
     return next((code for code in (1, 4) if code in codes), 0)
 
 

@@ -15,14 +15,17 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from typing import Any
 
 from neuronlens.artifact import finite
 from neuronlens.config import GateParams
 from neuronlens.errors import ConfigError, did_you_mean
+from neuronlens.report.verdict import Word, word_of
 from neuronlens.rules import Rule, Verdict
+
+_EXIT_CODES: Mapping[Word, int] = {"PASS": 0, "FAIL": 1, "NOT DECIDED": 4}
 
 
 @dataclass(frozen=True)
@@ -136,9 +139,8 @@ def judge_gate(
 
 
 def exit_code(judged: Sequence[Judged]) -> int:
-    """0 where all passed, were waived or do not apply, 1 where one failed, 4 where one was not decided."""
-    verdicts = {part.verdict for part in judged if part.waived is None}
-    return 1 if "FAIL" in verdicts else 4 if "NOT DECIDED" in verdicts else 0
+    """0 where the page's verdict is PASS, 1 where it is FAIL, 4 where it is NOT DECIDED."""
+    return _EXIT_CODES[word_of([asdict(gate) for gate in judged])]
 
 
 def beside(

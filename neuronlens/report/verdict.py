@@ -30,7 +30,7 @@ class Verdict:
     """On a checkpoint.
 
     Attributes:
-        word: FAIL where a gate failed that is not waived, NOT DECIDED where one is not decided or none applies, else PASS.
+        word: FAIL where a gate failed that is not waived, NOT DECIDED where one is not decided or none counts, else PASS.
         sentence: why, with the number that decides.
         number: that number with its interval and the threshold alone; empty where there is none.
     """
@@ -62,8 +62,7 @@ def verdict(gates: Sequence[Row] | None) -> Verdict:
         )
     if not gates:
         return Verdict("NOT DECIDED", "No gates are named: write some below gates: in params.yaml.")
-    counted = [gate for gate in gates if gate["waived"] is None and gate["verdict"] != "NOT APPLICABLE"]
-    word: Word = next((word for word in _ORDER if any(gate["verdict"] == word for gate in counted)), "PASS")
+    word, counted = word_of(gates), _counted(gates)
     deciding = [gate for gate in counted if gate["verdict"] == word]
     waived = [gate for gate in gates if gate["waived"] is not None]
     apart = [
@@ -75,8 +74,8 @@ def verdict(gates: Sequence[Row] | None) -> Verdict:
         ),
     ]
     if not counted:
-        word = "PASS" if waived else "NOT DECIDED"  # of changes alone, where there is nothing before it
-        return Verdict(word, " ".join(["No gate counts:", *apart]))
+        why = [] if waived else ["There is no audit before this one."]
+        return Verdict(word, " ".join(["No gate counts:", *apart, *why]))
     worst = min(deciding, key=_ease)
     said = {
         "FAIL": f"{_of(deciding, gates)} {'fails' if len(deciding) == 1 else 'fail'}",
@@ -87,6 +86,21 @@ def verdict(gates: Sequence[Row] | None) -> Verdict:
     which = {"PASS": ", the closest"}.get(word, ", the worst") if len(deciding) > 1 else ""
     named = number or f"{worst['gate']}, {worst['note'] or 'which has no number'}"
     return Verdict(word, " ".join([f"{said}{which}: {named}.", *apart]), number)
+
+
+def word_of(gates: Sequence[Row]) -> Word:
+    """Their verdicts together, in a word; what the command line exits with says the same.
+
+    A gate on a change does not apply to the first of a line. Where nothing else counts nobody has looked at any number, which is no PASS; a
+    failure that somebody has waived was looked at.
+    """
+    found = {gate["verdict"] for gate in _counted(gates)}
+    nothing: Word = "PASS" if any(gate["waived"] is not None for gate in gates) else "NOT DECIDED"
+    return next((word for word in _ORDER if word in found), nothing)
+
+
+def _counted(gates: Sequence[Row]) -> list[Row]:
+    return [gate for gate in gates if gate["waived"] is None and gate["verdict"] != "NOT APPLICABLE"]
 
 
 def in_words(gate: Row) -> str:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from neuronlens.artifact import read_json, read_table
 from neuronlens.comparison.document import compare
 from neuronlens.comparison.gates import (
+    Judged,
     Number,
     audit_numbers,
     beside,
@@ -25,7 +26,8 @@ from neuronlens.comparison.gates import (
 )
 from neuronlens.config import Config, GateParams
 from neuronlens.errors import ConfigError
-from neuronlens.rules import Rule
+from neuronlens.report.verdict import verdict
+from neuronlens.rules import Rule, Verdict
 from tests.compared import Audits
 
 TODAY = date(2026, 11, 26)
@@ -143,6 +145,27 @@ def test_a_change_does_not_apply_to_the_first_of_a_line(audits: Audits) -> None:
         ("PASS", None, None),
     ]
     assert exit_code(judged) == 0
+
+
+@pytest.mark.parametrize(
+    ("judged", "word", "code"),
+    [
+        ({"PASS": None}, "PASS", 0),
+        ({"PASS": None, "NOT APPLICABLE": None}, "PASS", 0),
+        ({"FAIL": "known", "NOT APPLICABLE": None}, "PASS", 0),
+        ({"FAIL": None, "NOT DECIDED": None}, "FAIL", 1),
+        ({"PASS": None, "NOT DECIDED": None}, "NOT DECIDED", 4),
+        ({"NOT APPLICABLE": None}, "NOT DECIDED", 4),
+        ({}, "NOT DECIDED", 4),
+    ],
+)
+def test_the_exit_code_says_what_the_page_says(judged: dict[Verdict, str | None], word: str, code: int) -> None:
+    found = [
+        Judged("a", "base_accuracy drop <= 0.5", None, None, None, None, each, waived)
+        for each, waived in judged.items()
+    ]
+    assert exit_code(found) == code
+    assert verdict(beside([asdict(gate) for gate in found], {})).word == word
 
 
 def test_a_failure_names_the_concept_and_a_waiver_ends(audits: Audits) -> None:

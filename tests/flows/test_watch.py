@@ -165,9 +165,11 @@ def test_a_concept_that_was_scrambled_fails_its_gate_by_name_and_what_was_saved_
 ) -> None:
     (planted / "run" / "checkpoint-3").rename(planted / "later")
     words = ["watch", "run", "--once", "--no-flow", "--json"]
-    assert main(words) == 0
+    assert main(words) == 4, "of the first there was nothing to judge"
     first, again = json.loads(capsys.readouterr().out)
     assert [gate["verdict"] for gate in (*first["gates"], *again["gates"])] == ["NOT APPLICABLE", "PASS"]
+    told = "No gate counts: 1 gate does not apply. There is no audit before this one."
+    assert told in (planted / "audits" / first["audit"] / "index.html").read_text()
     base = read_json(planted / "audits" / first["audit"] / "report" / "audit.json")["base"]
     assert base["accuracy"] == 1.0
     (planted / "later").rename(planted / "run" / "checkpoint-3")
@@ -177,7 +179,9 @@ def test_a_concept_that_was_scrambled_fails_its_gate_by_name_and_what_was_saved_
     assert (gate["verdict"], gate["number"]) == ("FAIL", f"base_accuracy.{SCRAMBLED}")
     assert (gate["value"], gate["low"] > 0.1) == (1.0, True)
     assert main(["gate", f"audits/{scrambled['audit']}", "--since", f"audits/{first['audit']}"]) == 1
-    assert f"base_accuracy.{SCRAMBLED}" in capsys.readouterr().out
+    verdict = capsys.readouterr().out.splitlines()[-1]
+    assert verdict.startswith(f"✖ FAIL: The only gate fails: base_accuracy.{SCRAMBLED} drop 1.00 ")
+    assert verdict.partition("FAIL: ")[2] in (planted / "audits" / scrambled["audit"] / "index.html").read_text()
 
 
 def test_other_parameters_are_another_audit(here: Path) -> None:

@@ -16,6 +16,12 @@ def test_nobody_has_judged_is_told_with_the_way_out() -> None:
     assert "params.yaml" in verdict([]).sentence
 
 
+def test_the_first_of_a_line_whose_gates_are_all_on_changes_is_not_decided() -> None:
+    found = verdict([gate("kept", "NOT APPLICABLE"), gate("drift", "NOT APPLICABLE")])
+    assert found.word == "NOT DECIDED"
+    assert found.sentence == "No gate counts: 2 gates do not apply. There is no audit before this one."
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
