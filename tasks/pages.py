@@ -6,7 +6,6 @@ it is.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,11 +19,14 @@ from neuronlens.report.page import html
 from neuronlens.stages import Outcome
 from tasks.around import Around
 from tasks.audits import AUDITS
+from tasks.ignored import keep_out_of_git
 from tasks.index import put_in_index
 from tasks.lineage import command, recorded
-from tasks.surroundings import INDEX, basis_of, link, with_basis
+from tasks.surroundings import COMPARISONS, INDEX, basis_of, link, with_basis
+from tasks.whole import write_whole
 
 _GENERATOR = b'<meta name="generator" content="NeuronLens">'
+_IGNORED = "# Pages, which neuronlens report writes anew.\n"
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,9 @@ def write_comparison(found: Around, folder: Path, comparison: Mapping[str, Any],
     page = folder / INDEX
     if anew or basis_of(page) != found.place.basis:
         _write(page, with_basis(comparison_html(comparison, _context(found, folder)), found.place.basis))
+        root = found.place.root
+        if root is not None and folder.resolve().parent == (root / COMPARISONS).resolve():
+            keep_out_of_git(folder.parent, [f"/*/{INDEX}"], _IGNORED)
     return page
 
 
@@ -123,7 +128,4 @@ def _write(page: Path, text: str) -> None:
         raise UserError(
             "is no page of NeuronLens", where=str(page), cure="Name another file with --out, or move it away."
         )
-    page.parent.mkdir(parents=True, exist_ok=True)
-    part = page.with_name(f".{page.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    part.replace(page)
+    write_whole(page, text)

@@ -7,7 +7,6 @@ checkpoint. The pipeline of the example, dvc.yaml at the root, is written by han
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,8 @@ from neuronlens.config import SHARED, Config
 from neuronlens.errors import ConfigError, UserError
 from neuronlens.params import AUDITED, load_config, read_audited
 from neuronlens.stages import PATHS, STAGES, Stage, identities
+from tasks.ignored import keep_out_of_git
+from tasks.whole import write_changed
 
 AUDIT_FILE, PIPELINE_FILE = "audit.yaml", "dvc.yaml"
 IDENTITY, METHODS = f"{AUDITED}.of", f"{AUDITED}.methods"
@@ -120,20 +121,11 @@ def describe(config: Config, folder: Path, root: Path) -> Pipeline:
         return known
     folder, root = folder.resolve(), root.resolve()
     found = Pipeline(root, folder, f"{folder.relative_to(root).as_posix()}/{PIPELINE_FILE}")
-    _write(folder / AUDIT_FILE, audit_text(config, root))
-    _write(folder / PIPELINE_FILE, pipeline_text(config, found))
-    _keep_out_of_git(folder.parent)
+    write_changed(folder / AUDIT_FILE, audit_text(config, root))
+    write_changed(folder / PIPELINE_FILE, pipeline_text(config, found))
+    # by name: DVC takes a pattern such as /*/*/ for one that ignores dvc.yaml, too, and then knows no pipeline
+    keep_out_of_git(folder.parent, [*(f"/*/{name}/" for name in STAGES), *_PAGES], _IGNORED)
     return found
-
-
-def _keep_out_of_git(audits: Path) -> None:
-    """DVC keeps what it names out of git, where git was there first. A file that somebody else has written stays as it is."""
-    ignored = audits / ".gitignore"
-    text = ignored.read_text(encoding="utf-8") if ignored.exists() else _IGNORED
-    if text.startswith(_IGNORED):
-        # by name: DVC takes a pattern such as /*/*/ for one that ignores dvc.yaml, too, and then knows no pipeline
-        wanted = [*(f"/*/{name}/" for name in STAGES), *_PAGES]
-        _write(ignored, text + "".join(f"{name}\n" for name in wanted if name not in text.splitlines()))
 
 
 def written_by(config: Config, folder: Path, root: Path) -> dict[str, Any]:
@@ -245,13 +237,3 @@ def _root_outputs(root: Path) -> dict[str, str]:
         }
     except (yaml.YAMLError, AttributeError, TypeError, UnicodeDecodeError) as error:
         raise ConfigError(f"is no pipeline ({error})", where=str(file), cure="See dvc repro --dry.") from None
-
-
-def _write(file: Path, text: str) -> None:
-    """Whole or not at all, and only where it changes something."""
-    if file.is_file() and file.read_text(encoding="utf-8") == text:
-        return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)

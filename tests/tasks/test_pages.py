@@ -136,6 +136,21 @@ def test_pages_are_written_for_the_audit_its_comparison_and_all_audits(root: Pat
     assert (root / "comparisons" / "checkpoint-1--checkpoint-3" / "index.html").read_text() == other
 
 
+def test_git_leaves_the_page_of_a_comparison_alone_and_sees_what_it_says(root: Path) -> None:
+    for name in ("checkpoint-1", "checkpoint-3"):
+        _write(root, name)
+    subprocess.run(["git", "init", "--quiet", str(root)], check=True)
+    told = subprocess.run(
+        ["git", "ls-files", "--others", "--exclude-standard", "comparisons"],
+        cwd=root,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    assert not [file for file in told if file.endswith("index.html")]
+    assert "comparisons/checkpoint-1--checkpoint-3/comparison.json" in told
+
+
 def test_what_has_not_changed_is_not_written_again(root: Path) -> None:
     page = _write(root, "checkpoint-1").page
     index = root / "audits" / "index.html"
