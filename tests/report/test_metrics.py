@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
-from neuronlens.report.metrics import metrics, plot_rows
+import pytest
+
+from neuronlens.report.metrics import concept_metrics, meant, metrics, plot_rows
 from neuronlens.report.table import main_summaries
 from tests.report.artifacts import CONCEPTS
 
@@ -35,7 +38,31 @@ def test_concepts_are_those_of_the_tuned_ranges_at_the_deepest_site(audit: Any) 
 def test_accuracies_are_those_of_the_unedited_model(audit: Any) -> None:
     rows = plot_rows(audit)["accuracy"]
     found = metrics(audit)
-    assert {f"base/accuracy/{row['concept']}": row["accuracy"] for row in rows}.items() <= found.items()
+    assert {f"base/accuracy/{row['concept']}": round(row["accuracy"], 6) for row in rows}.items() <= found.items()
+
+
+@pytest.mark.parametrize("noise", [1e-9, -1e-9])
+def test_digits_that_say_nothing_are_in_no_diff(audit: Any, noise: float) -> None:
+    """Batches of another size, or another machine, move losses by roundings of float32 and means of shares by those of float64."""
+    moved = copy.deepcopy(audit)
+    for row in moved["summary"]:
+        row["perplexity_ratio"] *= 1 + noise
+        row["base_perplexity"] *= 1 + noise
+        row["selectivity"] += noise * 1e-6
+    assert moved != audit
+    assert metrics(moved) == metrics(audit)
+    assert concept_metrics(moved) == concept_metrics(audit)
+
+
+def test_a_row_more_and_a_thousandth_of_perplexity_are_in_a_diff(audit: Any) -> None:
+    for name, before, after in (
+        ("tuned/selectivity", 0.0, 1 / 1_000_000),
+        ("base/accuracy", 0.94123, 0.94123 + 1 / 120_000),
+        ("base/perplexity", 1057.2094, 1057.2094 * 1.001),
+        ("tuned/perplexity_ratio", 1.0, 1.001),
+    ):
+        assert meant(name, before) != meant(name, after)
+    assert str(meant("tuned/selectivity", -1e-17)) == "0.0"
 
 
 def test_names_cannot_leave_the_script_that_dvc_puts_them_into(audit: Any) -> None:
