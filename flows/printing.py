@@ -12,6 +12,7 @@ import typer
 from neuronlens.artifact import finite, indented_json
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
+AsAuditJson = Annotated[bool, typer.Option("--json", help="Print audit.json and nothing else on stdout.")]
 Value = TypeVar("Value")
 
 

@@ -9,42 +9,24 @@ from typing import Annotated
 
 import typer
 
-from flows.printing import AsJson, print_json, tell
-from flows.verbs.options import (
-    Audits,
-    Checkpoint,
-    Dataset,
-    Label,
-    Overrides,
-    Params,
-    Split,
-    Text,
-    configured,
-    flags,
-)
+from flows.printing import AsAuditJson, AsJson, print_json, tell
+from flows.verbs.options import Asked, Audit, Audits, NoFlow, Out, Overrides, Params, asking, configured
 from neuronlens.errors import ArtifactError, ConfigError, did_you_mean
 
 
+@asking
 def audit(
-    checkpoint: Checkpoint = None,
-    dataset: Dataset = None,
-    text: Text = None,
-    label: Label = None,
-    split: Split = None,
-    params: Params = None,
-    overrides: Overrides = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where the audit goes; audits/ID unless told otherwise.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print audit.json and nothing else on stdout.")] = False,
-    no_flow: Annotated[bool, typer.Option("--no-flow", help="Run without Prefect's engine.")] = False,
+    asked: Asked,
+    out: Out = None,
+    as_json: AsAuditJson = False,
+    no_flow: NoFlow = False,
     force: Annotated[bool, typer.Option("--force", help="Compute the stages that are current, too.")] = False,
 ) -> None:
     """Audit a checkpoint on labelled text and write a report."""
     from flows import console
     from flows.engine import default_folder, run_audit, write_page
 
-    config = configured(params, overrides, flags(checkpoint, dataset, text, label, split))
+    config = asked.config()
     folder = out or default_folder(config)
     console.show_stages(sys.stderr if as_json else sys.stdout)
     outcomes = run_audit(config, folder, use_flow=not no_flow, force=force, create=out is None)
@@ -57,17 +39,10 @@ def audit(
         typer.echo(f"\n{page}")
 
 
+@asking
 def plan(
-    checkpoint: Checkpoint = None,
-    dataset: Dataset = None,
-    text: Text = None,
-    label: Label = None,
-    split: Split = None,
-    params: Params = None,
-    overrides: Overrides = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where the audit would go; audits/ID unless told otherwise.")
-    ] = None,
+    asked: Asked,
+    out: Out = None,
     as_json: AsJson = False,
 ) -> None:
     """Tell, without doing it, what an audit would compute and why, which way its work takes, and what that is expected to cost."""
@@ -75,7 +50,7 @@ def plan(
     from flows.engine import default_folder
     from tasks.audits import foresee
 
-    config = configured(params, overrides, flags(checkpoint, dataset, text, label, split))
+    config = asked.config()
     folder = out or default_folder(config)
     decided = foresee(config, folder)
     if not as_json:
@@ -108,8 +83,8 @@ def status(
 
 
 def show(
-    audit: Annotated[Path, typer.Argument(metavar="AUDIT", help="Its folder.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print audit.json and nothing else on stdout.")] = False,
+    audit: Audit,
+    as_json: AsAuditJson = False,
 ) -> None:
     """Show the results of an audit that is there."""
     from flows.console import show_results
@@ -125,7 +100,7 @@ def show(
 
 
 def report(
-    audit: Annotated[Path, typer.Argument(metavar="AUDIT", help="Its folder.")],
+    audit: Audit,
     since: Annotated[
         Path | None,
         typer.Option(
@@ -160,7 +135,7 @@ def report(
 
 
 def lineage(
-    audit: Annotated[Path, typer.Argument(metavar="AUDIT", help="Its folder.")],
+    audit: Audit,
     as_json: AsJson = False,
 ) -> None:
     """Print the chain from an audit's report to the weights and rows behind it; every hash is computed again."""

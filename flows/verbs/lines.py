@@ -11,13 +11,7 @@ from typing import Annotated
 import typer
 
 from flows.printing import AsJson, print_json, tell
-from flows.verbs.options import (
-    Dataset,
-    Overrides,
-    Params,
-    configured,
-    flags,
-)
+from flows.verbs.options import Audit, Dataset, NoFlow, Overrides, Params, configured
 from neuronlens.errors import ConfigError, UserError, did_you_mean
 
 
@@ -42,14 +36,14 @@ def watch(
         float,
         typer.Option(metavar="SECONDS", help="Without a change for so long, a folder that is not whole is broken."),
     ] = 60.0,
-    no_flow: Annotated[bool, typer.Option("--no-flow", help="Run without Prefect's engine.")] = False,
+    no_flow: NoFlow = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --once: print the decisions as JSON.")] = False,
 ) -> int:
     """Audit every checkpoint of a line once it is whole, compare it with the one before it, and judge it by the gates."""
     from flows import console
     from flows import watch as watching
 
-    config = configured(params, overrides, flags(None, dataset, None, None, None))
+    config = configured(params, overrides, {"dataset.path": dataset})
     next_look = watching.times(every, cron)
     if as_json and not once:
         raise ConfigError("tells of one look", where="--json", cure="Add --once, or read lines/NAME/record.jsonl.")
@@ -113,7 +107,7 @@ def compare(
 
 
 def gate(
-    audit: Annotated[Path, typer.Argument(metavar="AUDIT", help="Its folder.")],
+    audit: Audit,
     since: Annotated[
         Path | None, typer.Option(metavar="AUDIT", help="The audit before it, for gates on changes.")
     ] = None,
@@ -187,7 +181,7 @@ def deploy(
     within: Annotated[
         str, typer.Option(metavar="TIME", help="In which a checkpoint that was seen has to be audited.")
     ] = "24h",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Register audits and looks with a Prefect server, and print the commands of the workers that run them."""
     import json

@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from flows.printing import AsJson, print_json
-from flows.verbs.options import Checkpoint
+from flows.verbs.options import Audit, Checkpoint
 from neuronlens.errors import CheckpointError
 
 
 def neuron(
-    audit: Annotated[Path, typer.Argument(metavar="AUDIT", help="Its folder.")],
+    audit: Audit,
     place: Annotated[str, typer.Argument(metavar="SITE:NEURON", help="Such as resid_post.3:117.")],
     concept: Annotated[
         str | None, typer.Option("--concept", metavar="NAME", help="Tell of this concept alone, and mask for it.")
