@@ -1,168 +1,34 @@
-"""What an audit is told, as typed, frozen values: the sections of params.yaml and the presets. `neuronlens.params` reads them."""
+"""What an audit is told, as typed, frozen values: the sections of params.yaml. `neuronlens.params` reads them."""
 
 from __future__ import annotations
 
-import math
-import re
-from dataclasses import dataclass
 from datetime import date
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    GetJsonSchemaHandler,
-    PlainValidator,
-    PositiveInt,
-    TypeAdapter,
-    ValidationError,
-    field_validator,
-)
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, field_validator
 
-from neuronlens.errors import did_you_mean
 from neuronlens.rules import Rule
-
-T = TypeVar("T")
-
-Preset = Literal["official", "audited"]
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-Pooling = Literal["auto", "first", "last", "mean", "max"]
-Saliency = Literal["mean_abs", "mean", "probeless", "d_prime", "auroc", "probe", "separation", "random"]
-RangeKind = Literal["gaussian", "quantile", "discriminative", "full"]
-Gate = Literal["none", "agreement"]
-Control = Literal["random_neurons", "random_ranges", "other_concept", "leace"]
-Positions = Literal["all", "last", "pooled", "prompt", "generated"]
-Runner = Literal["threads", "processes", "dask"]
-Scoring = Literal["constrained", "labels", "free", "generate"]
-# name -> whether it takes a number behind a colon: "no", "may" or "must"
-OPERATORS = {
-    "zero": "no",
-    "mean": "no",
-    "complement_mean": "no",
-    "clamp": "no",
-    "transport": "no",
-    "dampen": "may",
-    "scale": "must",
-    "steer": "must",
-}
-
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    # the reference's settings: mean |a|, 30 % of the neurons, mean +- 2 std against the whole neuron, set to zero at every position
-    "official": {
-        "fit": {"rows": "correct", "saliency": ["mean_abs"]},
-        "interventions": {
-            "ranges": ["gaussian", "full"],
-            "tau": [2.0],
-            "top": [0.3],
-            "operators": ["zero"],
-            "positions": "all",
-            "controls": [],
-            "tuned": None,
-            "joint": [],
-        },
-    },
-    # the reference's rows; beside them contrastive ranking, other doses, controls, and the tuned method
-    "audited": {
-        "fit": {"rows": "correct", "saliency": ["mean_abs", "d_prime"]},
-        "interventions": {
-            "ranges": ["gaussian", "full"],
-            "tau": [2.0, 2.5],
-            "top": [0.1, 0.3, 0.6, 1.0],
-            "operators": ["zero"],
-            "positions": "all",
-            "controls": ["random_neurons", "random_ranges", "other_concept", "leace"],
-            # gated ranges that move activations towards the other concepts' mean and beyond; docs/method.md says why
-            "tuned": {
-                "ranges": ["gaussian", "discriminative"],
-                "tau": [2.0],
-                "threshold": [1.0, 2.0],
-                "saliency": ["separation"],
-                "top": [0.3, 0.6],
-                "gate": ["agreement"],
-                "operators": ["steer:-0.5", "steer:-1", "steer:-2"],
-            },
-            "joint": [2],
-        },
-    },
-}
-
-
-Tau = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(gt=0, le=1)]
-Several = Annotated[int, Field(ge=2)]
-
-
-# a factor that may be left out stands for less of the same, so it has no sign
-_NUMBERS = {"may": r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)", "must": r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)"}
-
-
-def _known_operator(value: str) -> str:
-    name, colon, argument = value.partition(":")
-    if name not in OPERATORS:
-        raise ValueError(f"unknown operator {name!r}. {did_you_mean(name, tuple(OPERATORS))}")
-    takes = OPERATORS[name]
-    if takes == "no" and colon:
-        raise ValueError(f"{value!r}: {name} takes no number")
-    number = takes != "no" and re.fullmatch(_NUMBERS[takes], argument) and math.isfinite(float(argument))
-    if (takes == "must" or colon) and not number:
-        raise ValueError(f"{value!r}: {name} needs a number, such as {name}:0.5")
-    return value
-
-
-def _operator_pattern() -> str:
-    with_number = {"no": "", "may": f"(?::{_NUMBERS['may']})?", "must": f":{_NUMBERS['must']}"}
-    return f"^(?:{'|'.join(name + with_number[takes] for name, takes in OPERATORS.items())})$"
-
-
-Operator = Annotated[str, AfterValidator(_known_operator), Field(json_schema_extra={"pattern": _operator_pattern()})]
-
-
-def _auto_or_count(value: Any) -> Any:
-    if value == "auto":
-        return value
-    try:
-        return _COUNT.validate_python(value)
-    except ValidationError:
-        raise ValueError("must be auto or a whole number of at least 1") from None
-
-
-_COUNT = TypeAdapter(PositiveInt)
-BatchTokens = Annotated[
-    Literal["auto"] | int, PlainValidator(_auto_or_count, json_schema_input_type=Literal["auto"] | PositiveInt)
-]
-
-
-def _as_list(value: Any) -> Any:
-    return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(dict.fromkeys(values))
-
-
-def _some(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    if not values:
-        raise ValueError("needs at least one value")
-    return _unique(values)
-
-
-@dataclass(frozen=True)
-class _ValueOrList:
-    """Says in the JSON schema what `_as_list` does: a single value stands for a list of one."""
-
-    least: int = 0
-
-    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        values = handler(core)
-        return {"anyOf": [values["items"], {**values, "minItems": self.least}]}
-
-
-Sweep = Annotated[tuple[T, ...], BeforeValidator(_as_list), AfterValidator(_some), _ValueOrList(least=1)]
+from neuronlens.values import (
+    BatchTokens,
+    Control,
+    Dtype,
+    Gate,
+    Operator,
+    Pooling,
+    Positions,
+    Preset,
+    RangeKind,
+    Runner,
+    Saliency,
+    Scoring,
+    Several,
+    Share,
+    Sweep,
+    Tau,
+    ValueOrList,
+    as_list,
+    unique,
+)
 
 
 class _Section(BaseModel):
@@ -264,16 +130,14 @@ class InterventionParams(_Section):
         default="all",
         description="tokens that are edited: all, last (of the prompt), pooled (where activations are read), prompt, generated",
     )
-    controls: Annotated[tuple[Control, ...], BeforeValidator(_as_list), AfterValidator(_unique), _ValueOrList()] = (
-        Field(
-            default=("random_neurons", "random_ranges", "other_concept", "leace"),
-            description="what the ranges are held against; [] for nothing",
-        )
+    controls: Annotated[tuple[Control, ...], BeforeValidator(as_list), AfterValidator(unique), ValueOrList()] = Field(
+        default=("random_neurons", "random_ranges", "other_concept", "leace"),
+        description="what the ranges are held against; [] for nothing",
     )
     tuned: TunedParams | None = Field(
         default=TunedParams(), description="candidates of the tuned method; null for none"
     )
-    joint: Annotated[tuple[Several, ...], BeforeValidator(_as_list), AfterValidator(_unique), _ValueOrList()] = Field(
+    joint: Annotated[tuple[Several, ...], BeforeValidator(as_list), AfterValidator(unique), ValueOrList()] = Field(
         default=(2,),
         description="with several sites: of how many of the best the tuned edits are also made together; [] for none",
     )

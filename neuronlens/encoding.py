@@ -9,9 +9,10 @@ from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
 from neuronlens.checkpoint import Checkpoint
-from neuronlens.config import DatasetParams, Scoring
+from neuronlens.config import DatasetParams
 from neuronlens.errors import ConfigError, DatasetError
 from neuronlens.questions import Question
+from neuronlens.values import Scoring
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -15,8 +15,10 @@ from typing import Any, get_args
 import yaml
 from pydantic import ValidationError
 
-from neuronlens.config import PRESETS, Config, Preset
+from neuronlens.config import Config
 from neuronlens.errors import ConfigError, did_you_mean
+from neuronlens.presets import PRESETS
+from neuronlens.values import Preset
 
 AUDITED = "audited"  # what audit.yaml adds to a params.yaml: identities of what the audit is of
 

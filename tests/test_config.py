@@ -12,7 +12,7 @@ from hypothesis import example as such_as
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuronlens.config import PRESETS, Config, config_schema
+from neuronlens.config import Config, config_schema
 from neuronlens.errors import ConfigError
 from neuronlens.params import load_config, parse_override
 from tests.conftest import ROOT
@@ -35,27 +35,6 @@ def refused(path=None, overrides=()) -> str:
         load_config(path, overrides)
     assert "\n" not in str(caught.value)
     return str(caught.value)
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_sets_what_is_left_open(params, preset):
-    config = load_config(params(f"preset: {preset}\nseed: 3\n"))
-    assert (config.preset, config.seed) == (preset, 3)
-    dumped = config.model_dump(mode="json")
-    for section, values in PRESETS[preset].items():
-        assert {key: dumped[section][key] for key in values} == values
-
-
-def test_the_official_preset_is_the_references():
-    config = load_config(None, ["preset=official"])
-    assert (config.fit.saliency, config.fit.rows) == (("mean_abs",), "correct")
-    asked = config.interventions
-    assert (asked.ranges, asked.tau, asked.top, asked.operators) == (("gaussian", "full"), (2.0,), (0.3,), ("zero",))
-    assert (asked.positions, asked.controls, asked.tuned) == ("all", (), None)
-
-
-def test_nothing_said_is_the_audited_preset():
-    assert load_config() == load_config(None, ["preset=audited"]) == Config()
 
 
 def test_what_wins(params):

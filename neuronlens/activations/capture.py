@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 
 from neuronlens.activations.tokens import TokenTracker, resolve_pooling
-from neuronlens.config import Pooling
 from neuronlens.errors import NeuronLensError
 from neuronlens.sites import Module, Site, resolve
+from neuronlens.values import Pooling
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle

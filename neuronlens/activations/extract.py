@@ -13,12 +13,13 @@ from neuronlens.activations.memory import batch_budget
 from neuronlens.activations.passes import Passes
 from neuronlens.activations.store import Activations
 from neuronlens.checkpoint import Checkpoint
-from neuronlens.config import BatchTokens, Config, DatasetParams, Pooling, Scoring
+from neuronlens.config import Config, DatasetParams
 from neuronlens.dataset import Dataset
 from neuronlens.encoding import encoder_for, resolve_labels
 from neuronlens.parts import Held, Parts
 from neuronlens.sites import expand_sites, layer_count
 from neuronlens.sources import Sources
+from neuronlens.values import BatchTokens, Pooling, Scoring
 
 
 def collect_activations(

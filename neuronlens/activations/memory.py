@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neuronlens.config import BatchTokens
 from neuronlens.sites import Site, site_width
+from neuronlens.values import BatchTokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

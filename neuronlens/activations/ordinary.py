@@ -23,11 +23,12 @@ from neuronlens.activations.store import Floats, read_shard, write_shard
 from neuronlens.activations.tokens import resolve_pooling
 from neuronlens.artifact import read_table, write_table
 from neuronlens.checkpoint import Checkpoint
-from neuronlens.config import BatchTokens, DatasetParams, Pooling
+from neuronlens.config import DatasetParams
 from neuronlens.dataset import Dataset
 from neuronlens.encoding import Encoder, encoder_for, longest_input
 from neuronlens.errors import NonFiniteActivationError
 from neuronlens.sites import Site, expand_sites, layer_count, site_width
+from neuronlens.values import BatchTokens, Pooling
 
 TOKENS = 2048  # of each site; shares of them are known to a percent
 TEXTS = 256  # read at most for them

@@ -27,11 +27,11 @@ from neuronlens.activations.readout import (
 from neuronlens.activations.store import Floats
 from neuronlens.activations.tokens import resolve_pooling
 from neuronlens.checkpoint import Checkpoint
-from neuronlens.config import Pooling, Scoring
 from neuronlens.dataset import Dataset
 from neuronlens.encoding import Labels
 from neuronlens.errors import NonFiniteActivationError
 from neuronlens.sites import Site
+from neuronlens.values import Pooling, Scoring
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import torch
 
 from neuronlens.activations.batching import Batch, Ints, collate, pad_id_of
 from neuronlens.activations.capture import stand_in
-from neuronlens.config import Scoring
 from neuronlens.encoding import Labels
 from neuronlens.sites import family_of
+from neuronlens.values import Scoring
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

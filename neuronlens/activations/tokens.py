@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from neuronlens.config import Pooling, Positions
 from neuronlens.errors import UserError
 from neuronlens.sites import family_of
+from neuronlens.values import Pooling, Positions
 
 Part = Literal["whole", "beginning", "end"]
 

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from neuronlens.config import Pooling
 from neuronlens.evaluation.choice import rank
 from neuronlens.evaluation.contrasts import row_parts
 from neuronlens.evaluation.measure import MEASURED, SELECTIVITY, adjusted, measure
@@ -25,6 +24,7 @@ from neuronlens.evaluation.summary import IDENTITY, sign_flip_p, summarise
 from neuronlens.evaluation.text import PERPLEXITY
 from neuronlens.evaluation.uncertainty import Estimate, change_of_rate, difference, mean, total
 from neuronlens.interventions.edit import Joint
+from neuronlens.values import Pooling
 
 GAINS = {"accuracy": "gain", "confidence": "confidence_gain"}
 _FURTHEST = (-2.0, 2.0)  # each selectivity lies between -1 and 1, but for its sign

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neuronlens.config import Config, Pooling, Positions
+from neuronlens.config import Config
 from neuronlens.interventions.edit import Edit, Intervention, LinearErasure
 from neuronlens.ranges.leace import Erasure, read_erasures
 from neuronlens.ranges.selection import Ranges
 from neuronlens.ranges.tables import read_ranges
+from neuronlens.values import Pooling, Positions
 
 CONTROLS = ("random_neurons", "random_ranges", "other_concept")
 

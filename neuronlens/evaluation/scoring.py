@@ -18,13 +18,14 @@ from neuronlens.activations.memory import CPU_TOKENS
 from neuronlens.activations.readout import continuations, deciding_logits, needed_tokens, read_answers
 from neuronlens.activations.tokens import TokenTracker
 from neuronlens.checkpoint import Checkpoint
-from neuronlens.config import DatasetParams, Scoring
+from neuronlens.config import DatasetParams
 from neuronlens.dataset import Dataset
 from neuronlens.encoding import Labels, encoder_for, resolve_labels
 from neuronlens.errors import DatasetError, NonFiniteActivationError
 from neuronlens.evaluation.deciding import Unedited, deciding_passes
 from neuronlens.evaluation.shared_prompt import SharedPrompt
 from neuronlens.interventions.edit import AnyEdit, Dose, Joint, edit, sites_of, where
+from neuronlens.values import Scoring
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -15,10 +15,10 @@ import torch
 
 from neuronlens.activations.batching import Batch
 from neuronlens.activations.hidden import hidden_of, like
-from neuronlens.config import Pooling, Positions
 from neuronlens.evaluation.suffix import Inner, resume_before
 from neuronlens.interventions.edit import Dose, Edit, edit
 from neuronlens.sites import Site
+from neuronlens.values import Pooling, Positions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -13,12 +13,12 @@ import torch
 
 from neuronlens.activations.capture import attach
 from neuronlens.activations.tokens import TokenTracker, resolve_pooling
-from neuronlens.config import Pooling, Positions
 from neuronlens.errors import NeuronLensError
 from neuronlens.interventions.operators import OPERATORS, Target, parse_operator
 from neuronlens.ranges.leace import Erasure
 from neuronlens.ranges.selection import Ranges
 from neuronlens.sites import Site, resolve
+from neuronlens.values import Pooling, Positions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

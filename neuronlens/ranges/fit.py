@@ -11,7 +11,7 @@ import pyarrow as pa
 from neuronlens.activations.ordinary import read_ordinary
 from neuronlens.activations.store import read_activations
 from neuronlens.artifact import read_table, write_table
-from neuronlens.config import Config, Gate, InterventionParams, Saliency, TunedParams
+from neuronlens.config import Config, InterventionParams, TunedParams
 from neuronlens.ranges.controls import controls_of
 from neuronlens.ranges.leace import fit_erasures, write_erasures
 from neuronlens.ranges.selection import Ranges, fit_ranges, method_label
@@ -25,6 +25,7 @@ from neuronlens.ranges.tables import (
     statistics_table,
 )
 from neuronlens.sites import Site
+from neuronlens.values import Gate, Saliency
 
 
 def sweep_ranges(statistics: SiteStatistics, config: Config) -> list[Ranges]:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from neuronlens.activations.store import Floats
-from neuronlens.config import Gate, RangeKind, Saliency
 from neuronlens.ranges.agreement import Agreement, Flags, fit_agreement
 from neuronlens.ranges.discriminative import discriminative_bounds
 from neuronlens.ranges.moments import Array
@@ -18,6 +17,7 @@ from neuronlens.ranges.quantiles import sorted_quantiles
 from neuronlens.ranges.saliency import top_set
 from neuronlens.ranges.statistics import Ints, SiteStatistics
 from neuronlens.sites import Site
+from neuronlens.values import Gate, RangeKind, Saliency
 
 
 @dataclass(frozen=True)

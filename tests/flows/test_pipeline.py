@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from neuronlens import methods
-from neuronlens.config import PRESETS
 from neuronlens.example import PROMPT, Example
 from neuronlens.params import load_config
+from neuronlens.presets import PRESETS
 from neuronlens.stages import PATHS, STAGES, Stage, run_stage
 from tasks.pipeline import Pipeline, pipeline_text
 from tests.conftest import ROOT

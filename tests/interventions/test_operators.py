@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from neuronlens.config import OPERATORS as CONFIGURABLE
 from neuronlens.config import Config
 from neuronlens.interventions.edit import Intervention
 from neuronlens.interventions.operators import DAMPEN_FACTOR, OPERATORS, Target, dampen, parse_operator
 from neuronlens.sites import Site
+from neuronlens.values import OPERATORS as CONFIGURABLE
 from tests.interventions.edits import INF, of_neurons, target_of
 
 NUMBERS = ("mean", "std", "complement_mean", "complement_std", "pooled_mean")

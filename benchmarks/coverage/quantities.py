@@ -1,23 +1,15 @@
-"""`python -m benchmarks.coverage`: how often 95 % intervals cover the truth, printed and written to benchmarks/coverage.json.
-
-Coverage is to lie between 93 and 97 % in ordinary settings. Corners, where counts are tiny or shapes extreme, are measured too, so that
-what the intervals cannot do is known. A setting is a corner by what it is, never by what was measured in it.
-"""
+"""How often the interval of each quantity covers a truth that is known, and how rarely a planted null is called."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import product
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import expit, gammaln, logit, xlogy
 from scipy.stats import binom, false_discovery_control, norm
 
-from neuronlens.artifact import library_versions, write_json
 from neuronlens.evaluation import uncertainty as unc
 from neuronlens.evaluation.matched import LEVELS, read_path, spread
 from neuronlens.evaluation.scoring import RowScores
@@ -25,107 +17,7 @@ from neuronlens.evaluation.scoring import RowScores
 Array = npt.NDArray[np.float64]
 Random = np.random.Generator
 
-RESULTS = Path(__file__).with_name("coverage.json")
-REPETITIONS = 4000
 _TRUTH = 400_000  # rows behind a true mean that has no formula
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One kind of data, and how often the interval of a quantity covers the truth there.
-
-    Attributes:
-        quantity, size: what the figures are summarised by.
-        detail: the rest.
-        corner: is it one where 93 to 97 % is not promised?
-        measure: (generator, repetitions) -> share of covered truths; those that enumerate all outcomes need neither.
-        effort: repetitions, in multiples of what is asked for: fewer where they are dear, more where they are cheap.
-    """
-
-    quantity: str
-    size: str
-    detail: str
-    corner: bool
-    measure: Callable[[Random, int], float]
-    effort: float = 1.0
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """Coverage over the settings of a quantity and size.
-
-    Attributes:
-        settings: how many.
-        mean, lowest, highest: share of covered truths.
-        lowest_at, highest_at: the details of those settings.
-        within: share of the settings between 93 and 97 %.
-    """
-
-    quantity: str
-    size: str
-    corner: bool
-    settings: int
-    mean: float
-    lowest: float
-    lowest_at: str
-    highest: float
-    highest_at: str
-    within: float
-
-
-def settings() -> Iterator[Setting]:
-    """All of them."""
-    for n in (20, 50, 100, 200):
-        yield Setting("rate", f"n {n}", "mean of the rates from 0.6 to 1", False, partial(_rate, n, np.mean))
-        yield Setting("rate", f"n {n}", "worst of the rates from 0.6 to 1", True, partial(_rate, n, np.min))
-        for lost, gained in product((0.0, 0.01, 0.03, 0.06, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 0.95, 0.98), (0.001, 0.02)):
-            corner = min(lost, 1 - lost) * n < 5
-            detail = f"lost {lost:g}, gained {gained:g}"
-            yield Setting("change of a rate", f"n {n}", detail, corner, partial(_change, n, lost, gained))
-    for (n, others), lost, spill in product(
-        ((20, 100), (20, 2000), (50, 250), (100, 500), (200, 2000)), (0.01, 0.1, 0.5, 0.9, 0.98), (0.003, 0.03, 0.2)
-    ):
-        corner = min(lost, 1 - lost) * n < 5
-        detail = f"lost {lost:g}, spill {spill:g}"
-        yield Setting("selectivity", f"n {n} + {others}", detail, corner, partial(_selectivity, n, others, lost, spill))
-    for n, shape, low in product((20, 50, 100, 200), (*SHAPES, "sharp"), (0.0, 0.05, 0.2)):
-        corner = shape != "wide" and low * n < 2  # next to no low row expected
-        detail = f"{shape}, {low:g} of the rows low"
-        yield Setting("mean confidence", f"n {n}", detail, corner, partial(_confidence, n, shape, low))
-    for n, shape, (name, damage) in product((20, 50, 100, 200, 500), SHAPES, DAMAGE.items()):
-        run = partial(_confidence_drop, n, shape, damage, 0.0)
-        yield Setting("change of confidence", f"n {n}", f"{shape}, {name} damage", n < 50, run)
-    for n, broken in product((20, 50, 100, 200, 500), (0.01, 0.03, 0.1, 0.3)):
-        detail = f"{broken:g} of the rows broken, others hardly touched"
-        run = partial(_confidence_drop, n, "narrow", DAMAGE["slight"], broken)
-        yield Setting("change of confidence, rows broken", f"n {n}", detail, broken * n < 5, run)
-    for (n, others), shape, (name, damage) in product(
-        ((20, 100), (50, 250), (100, 500), (200, 1000)), SHAPES, DAMAGE.items()
-    ):
-        detail, run = f"{shape}, {name} damage", partial(_confidence_selectivity, n, others, shape, damage)
-        yield Setting("confidence selectivity", f"n {n} + {others}", detail, n < 50, run, 0.5)
-    for concepts, (name, (draw, truth, corner)) in product((2, 3, 4, 6, 8, 14), EFFECTS.items()):
-        run = partial(_concepts, concepts, draw, truth)
-        yield Setting("mean over concepts", f"C {concepts}", name, corner or concepts < 3, run, 8.0)
-    for n, tail, shift in product((20, 50, 200), TAILS, (0.0, 0.05, 0.5)):
-        detail, run = f"{tail}, ratio {np.exp(shift):.2f}", partial(_perplexity, n, tail, shift)
-        yield Setting("log perplexity ratio", f"n {n}", detail, n < 50, run)
-    for (concepts, n), lost, (name, target, complement), confidence in product(
-        ((4, 20), (6, 20), (6, 100), (14, 30)), (0.01, 0.1, 0.5), PARTS, (False, True)
-    ):
-        corner = lost * concepts * n < 5
-        quantity = f"these concepts, {'confidence' if confidence else 'accuracy'}"
-        run = partial(_these_concepts, concepts, n, lost, target, complement, confidence)
-        yield Setting(quantity, f"C {concepts}, n {n}", f"{name}, lost {lost:g}", corner, run, 0.25)
-    for (concepts, n), (name, curves), level, confidence in product(
-        ((2, 80), (4, 20), (6, 20), (6, 100)), CURVES.items(), (0.25, 0.5, 0.9), (False, True)
-    ):
-        quantity = f"matched target drop, {'confidence' if confidence else 'accuracy'}"
-        # few of the concept's rows are answered right or wrong there, or few of the others' change under the better of the two
-        changed = n * concepts * (concepts - 1) * float(np.interp(level, *curves["tuned"]))
-        corner = min(level, 1 - level) * n < 5 or changed < 10
-        run = partial(_matched, concepts, n, curves, level, "confidence" if confidence else "accuracy")
-        yield Setting(quantity, f"C {concepts}, n {n}", f"{name}, drop {level:g}", corner, run, 0.1)
 
 
 def false_discoveries(generator: Random, repetitions: int, comparisons: int = 200, n: int = 100) -> tuple[float, float]:
@@ -144,43 +36,19 @@ def false_discoveries(generator: Random, repetitions: int, comparisons: int = 20
     return float(false.mean()), float(called[:, ~null].mean())
 
 
-def measure(chosen: Iterable[Setting], repetitions: int) -> list[tuple[Setting, float]]:
-    """Settings with their coverage; each has draws of its own, whatever else is measured."""
-    measured = []
-    for setting in chosen:
-        name = f"{setting.quantity}, {setting.size}, {setting.detail}"
-        generator = np.random.default_rng(list(name.encode()))
-        measured.append((setting, setting.measure(generator, max(1, round(setting.effort * repetitions)))))
-    return measured
-
-
-def summarise(measured: Iterable[tuple[Setting, float]]) -> list[Coverage]:
-    """Figures per quantity and size, ordinary settings and corners apart."""
-    groups: dict[tuple[str, str, bool], list[tuple[float, str]]] = {}
-    for setting, covered in measured:
-        key = (setting.quantity, setting.size, setting.corner)
-        groups.setdefault(key, []).append((covered, setting.detail))
-    found = []
-    for key, members in groups.items():
-        shares = [covered for covered, _ in members]
-        within = float(np.mean([0.93 <= covered <= 0.97 for covered in shares]))
-        found.append(Coverage(*key, len(members), float(np.mean(shares)), *min(members), *max(members), within))
-    return found
-
-
 def _covered(estimate: unc.Estimate, truth: float | Array) -> float:
     tolerance = 1e-12
     return float(np.mean((estimate.low - tolerance <= truth) & (truth <= estimate.high + tolerance)))
 
 
-def _rate(n: int, over: Callable[[Array], float], _: Random, __: int) -> float:
+def rate(n: int, over: Callable[[Array], float], _: Random, __: int) -> float:
     limits = np.array([unc.wilson(hits, n) for hits in range(n + 1)])
     rates = np.linspace(0.6, 1, 401)[:-1, None]
     inside = (limits[:, 0] <= rates) & (rates <= limits[:, 1])
     return float(over((binom.pmf(np.arange(n + 1), n, rates) * inside).sum(axis=1)))
 
 
-def _change(n: int, lost: float, gained: float, _: Random, __: int) -> float:
+def change(n: int, lost: float, gained: float, _: Random, __: int) -> float:
     b, c = (part[np.add.outer(np.arange(n + 1), np.arange(n + 1)) <= n] for part in np.indices((n + 1, n + 1)))
     logs = gammaln(n + 1) - gammaln(b + 1) - gammaln(c + 1) - gammaln(n - b - c + 1)
     chances = np.exp(logs + xlogy(b, lost) + xlogy(c, gained) + xlogy(n - b - c, 1 - lost - gained))
@@ -188,7 +56,7 @@ def _change(n: int, lost: float, gained: float, _: Random, __: int) -> float:
     return float(chances[(found.low - 1e-12 <= truth) & (truth <= found.high + 1e-12)].sum())
 
 
-def _selectivity(n: int, others: int, lost: float, spill: float, generator: Random, repetitions: int) -> float:
+def selectivity(n: int, others: int, lost: float, spill: float, generator: Random, repetitions: int) -> float:
     own = generator.multinomial(n, (lost, 0.005, 0.995 - lost), size=repetitions)
     rest = generator.multinomial(others, (spill, 0.005, 0.995 - spill), size=repetitions)
     first = unc.change_of_rate(own[:, 0], own[:, 1], n)
@@ -216,19 +84,19 @@ def _draw_drops(
     return np.asarray(base - np.where(generator.random(size) < broken, generator.beta(1.5, 4, size), edited))
 
 
-def _confidence(n: int, shape: str, low: float, generator: Random, repetitions: int) -> float:
+def confidence(n: int, shape: str, low: float, generator: Random, repetitions: int) -> float:
     truth = _draw_confidence(shape, low, (_TRUTH,), generator).mean()
     return _covered(unc.mean_of_shares(_draw_confidence(shape, low, (repetitions, n), generator)), truth)
 
 
-def _confidence_drop(
+def confidence_drop(
     n: int, shape: str, damage: tuple[float, float], broken: float, generator: Random, repetitions: int
 ) -> float:
     truth = _draw_drops(shape, damage, broken, (_TRUTH,), generator).mean()
     return _covered(unc.mean(_draw_drops(shape, damage, broken, (repetitions, n), generator)), truth)
 
 
-def _confidence_selectivity(
+def confidence_selectivity(
     n: int, others: int, shape: str, damage: tuple[float, float], generator: Random, repetitions: int
 ) -> float:
     spilled = (damage[0] / 5, damage[1] / 2)
@@ -260,7 +128,7 @@ EFFECTS: dict[str, tuple[Callable[[Random, tuple[int, int]], Array], float, bool
 }
 
 
-def _concepts(
+def concepts(
     concepts: int,
     draw: Callable[[Random, tuple[int, int]], Array],
     truth: float,
@@ -278,7 +146,7 @@ TAILS: dict[str, Callable[[Random, tuple[int, ...]], Array]] = {
 }
 
 
-def _perplexity(n: int, tail: str, shift: float, generator: Random, repetitions: int) -> float:
+def perplexity(n: int, tail: str, shift: float, generator: Random, repetitions: int) -> float:
     size = (repetitions, n)
     tokens = np.clip(generator.lognormal(3.5, 0.7, size).round(), 2, 128)
     change = shift + (0.05 + 0.5 * shift) * TAILS[tail](generator, size)
@@ -290,7 +158,7 @@ def _perplexity(n: int, tail: str, shift: float, generator: Random, repetitions:
 PARTS = (("selectivity", 1.0, -1.0), ("target drop", 1.0, 0.0), ("complement drop", 0.0, 1.0))
 
 
-def _these_concepts(
+def these_concepts(
     concepts: int,
     n: int,
     lost: float,
@@ -329,7 +197,7 @@ CURVES: Mapping[str, Curves] = {
 }
 
 
-def _matched(
+def matched(
     concepts: int, n: int, curves: Curves, level: float, measure: str, generator: Random, repetitions: int
 ) -> float:
     """What one method spares the others against another at the same drop of the target; the same rows are easily lost under all edits."""
@@ -382,33 +250,3 @@ def _scores(names: tuple[str, ...], of_row: npt.NDArray[np.int64], lots: Array, 
         no_op_difference=0.0,
         suffix_difference=0.0,
     )
-
-
-def main() -> None:
-    """Run and report."""
-    found = summarise(measure(settings(), REPETITIONS))
-    for one in found:
-        name = f"{one.quantity}{' (corner)' if one.corner else ''}"
-        print(f"{name:46s} {one.size:13s} {one.settings:3d}  mean {one.mean:.3f}", end="")
-        print(f"  lowest {one.lowest:.3f}  highest {one.highest:.3f}  within 93 to 97 %: {one.within:.2f}")
-    rate, power = false_discoveries(np.random.default_rng(0), REPETITIONS)
-    print(f"false discovery rate on planted nulls {rate:.4f}, true effects found {power:.3f}")
-    digits = [
-        {key: round(value, 4) if isinstance(value, float) else value for key, value in asdict(one).items()}
-        for one in found
-    ]
-    discoveries = {"false_discovery_rate": round(rate, 4), "found": round(power, 4)}
-    write_json(
-        RESULTS,
-        {
-            "coverage": digits,
-            "planted_nulls": discoveries,
-            "repetitions": REPETITIONS,
-            "versions": library_versions(),
-        },
-    )
-    print(f"written to {RESULTS.relative_to(Path.cwd()) if RESULTS.is_relative_to(Path.cwd()) else RESULTS}")
-
-
-if __name__ == "__main__":
-    main()
