@@ -7,10 +7,12 @@ import os
 import shutil
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from neuronlens.artifact import TIMING, is_intact, read_manifest
+from neuronlens.artifact import TIMING, is_intact, read_manifest, read_table
+from neuronlens.comparison.document import compare
 from neuronlens.errors import ArtifactError, UserError
 from neuronlens.params import load_config
 from neuronlens.stages import STAGES, audit_id, run_stage, stage_inputs, stage_params, why_not_current
@@ -291,3 +293,30 @@ def test_a_folder_of_somebody_else_is_left_alone(inputs, tmp_path):
     with pytest.raises(UserError, match="is no artifact of NeuronLens"):
         run_stage("prepare", settings(inputs), tmp_path)
     assert [path.name for path in (tmp_path / "prepare").iterdir()] == ["thesis.txt"]
+
+
+def test_names_that_differ_in_nuls_at_their_end_are_names_of_different_concepts(inputs, tmp_path):
+    """An audit of such names, and what a comparison says of it, is that of other names, but for what is drawn by lot for a name."""
+    plain = {"\0": "a", "a": "b", "a\0": "c", "a\0\0": "d"}
+    labels = dict(zip(plain, ("finance", "health", "science", "sports"), strict=True))
+    dataset, tables = labelled(tuple(plain), fit=6, test=2), []
+    for own in ({name: name for name in plain}, plain):
+        audit = tmp_path / own["\0"].replace("\0", "nul")
+        columns = {"text": list(dataset.text), "label": [own[name] for name in dataset.concept]}
+        pq.write_table(pa.table({**columns, "split": list(dataset.split)}), tmp_path / "topics.parquet")
+        told = json.dumps({own[name]: label for name, label in labels.items()})
+        run(settings(inputs, f"dataset.path={tmp_path / 'topics.parquet'}", f"dataset.labels={told}"), audit)
+        compare(audit, audit, audit / "compared")
+        ranges = read_table(audit / "fit" / "ranges.parquet")
+        found = [
+            read_table(audit / "fit" / "statistics.parquet").drop_columns("random"),
+            ranges.filter((pc.field("range").isin(["gaussian", "full"])) & (pc.field("saliency") != "random")),
+            read_table(audit / "extract" / "ordinary" / "tokens.parquet"),
+            read_table(audit / "compared" / "drift.parquet"),
+            read_table(audit / "compared" / "changes.parquet", ["quantity", "concept", "site", "method", "n"]),
+        ]
+        tables.append([table.to_pylist() for table in found])
+    for ours, others in zip(*tables, strict=True):
+        assert {row["concept"] for row in ours} - {"", None} == {*plain}
+        renamed = [row | {"concept": plain.get(row["concept"], row["concept"])} for row in ours]
+        assert renamed == others

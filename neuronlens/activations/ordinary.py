@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
 
@@ -44,11 +43,13 @@ class Ordinary:
     """
 
     values: Floats
-    concept: npt.NDArray[np.str_]
+    concept: Sequence[str]
 
     def without(self, concept: str, neurons: Ints | slice = slice(None)) -> Floats:
         """[D, m] the tokens that stand in no row of a concept, or [K, m] some neurons of them."""
-        return np.asarray(self.values[neurons].take(np.flatnonzero(self.concept != concept), axis=1))
+        # one by one: for NumPy texts are equal that differ in NULs at their end, also in arrays of objects
+        kept = np.array([slot for slot, own in enumerate(self.concept) if own != concept], dtype=np.int64)
+        return np.asarray(self.values[neurons].take(kept, axis=1))
 
 
 def looked_into(split: Sequence[str], seed: int) -> tuple[list[int], np.random.Generator]:
@@ -201,7 +202,7 @@ class OrdinarySample:
         self.rows = DrawnTokens(dict(zip(places, drawn, strict=False)), self._sites)
         self.documents = DrawnTokens(dict(enumerate(drawn[len(places) :])), self._sites)
         concepts = [*(dataset.concept[i] for i in places), *([""] * len(self._encoded))]
-        self._concept = np.repeat(np.array(concepts, dtype=np.str_), [len(columns) for columns in drawn])
+        self._concept = [concept for concept, columns in zip(concepts, drawn, strict=True) for _ in columns]
 
     def read_documents(self, checkpoint: Checkpoint, batch_tokens: int, halving: Halving | None = None) -> None:
         """Run the documents, which are no rows and in no other pass."""
@@ -254,14 +255,14 @@ def write_ordinary(folder: Path, found: Mapping[Site, Ordinary]) -> None:
     concept = next(iter(found.values())).concept
     write_table(
         folder / "ordinary" / "tokens.parquet",
-        pa.table({"slot": np.arange(len(concept), dtype=np.int32), "concept": pa.array(concept.tolist(), pa.string())}),
+        pa.table({"slot": np.arange(len(concept), dtype=np.int32), "concept": pa.array(concept, pa.string())}),
     )
 
 
 def read_ordinary(folder: Path, site: Site) -> Ordinary:
     """What `write_ordinary` wrote of a site."""
     concept = read_table(folder / "ordinary" / "tokens.parquet", ["concept"])["concept"].to_pylist()
-    return Ordinary(read_shard(_path(folder, site)), np.array(concept, dtype=np.str_))
+    return Ordinary(read_shard(_path(folder, site)), concept)
 
 
 def _path(folder: Path, site: Site) -> Path:

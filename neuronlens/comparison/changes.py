@@ -80,12 +80,12 @@ class Change:
 def base_changes(a: StoredAudit, b: StoredAudit, seed: int) -> list[Change]:
     """Of the unedited models on the test rows, together and per concept: accuracy (Tango's interval, McNemar's test) and confidence."""
     test = a.split("test")
-    truth = np.array(a.dataset["concept"].to_pylist())[test]
+    truth = a.truth[test]
     right = [audit.unedited["correct"].to_numpy(zero_copy_only=False)[test] for audit in (a, b)]
     sure = [audit.unedited["confidence"].to_numpy().astype(np.float64)[test] for audit in (a, b)]
     found: list[Change] = []
     for concept in (None, *a.concepts):
-        own = np.full(len(truth), True) if concept is None else truth == concept
+        own = np.full(len(truth), True) if concept is None else truth == a.concepts.index(concept)
         n = int(own.sum())
         if n == 0:
             continue
@@ -128,12 +128,12 @@ def edit_changes(a: StoredAudit, b: StoredAudit, site: Site, seed: int) -> list[
     drawn.
     """
     first, second = Edited.read(a, site), Edited.read(b, site)
-    truth = np.array(a.dataset["concept"].to_pylist())[a.split("test")]
+    truth = a.truth[a.split("test")]
     found: list[Change] = []
     shared = [key for key in first.places if key in second.places]
     for concept, keys in groupby(sorted(shared), key=lambda key: key[0]):
-        found += _concept_changes(first, second, site, concept, list(keys), truth, seed)
-    found += _mean_changes(first, second, site, shared, truth, seed)
+        found += _concept_changes(first, second, site, concept, list(keys), truth == a.concepts.index(concept), seed)
+    found += _mean_changes(first, second, site, shared, a.concepts, truth, seed)
     return found
 
 
@@ -187,10 +187,9 @@ def _concept_changes(
     site: Site,
     concept: str,
     keys: Sequence[Key],
-    truth: npt.NDArray[np.str_],
+    own: npt.NDArray[np.bool_],
     seed: int,
 ) -> list[Change]:
-    own = truth == concept
     if not own.any() or own.all():
         return []
     weights = np.where(own, 1 / own.sum(), -1 / (~own).sum())
@@ -229,12 +228,15 @@ def _mean_changes(
     second: Edited,
     site: Site,
     shared: Sequence[Key],
-    truth: npt.NDArray[np.str_],
+    concepts: Sequence[str],
+    truth: npt.NDArray[np.int64],
     seed: int,
 ) -> list[Change]:
     """Of means over concepts, for the methods that both audits ran on the same concepts."""
-    names = sorted({concept for concept, _, _ in shared} & {*truth.tolist()})
-    code = np.array([names.index(name) if name in names else -1 for name in truth.tolist()])
+    edited = {concept for concept, _, _ in shared}
+    places = [place for place in np.unique(truth).tolist() if concepts[place] in edited]
+    names = [concepts[place] for place in places]
+    code = np.array([places.index(place) if place in places else -1 for place in truth.tolist()])
     methods = [
         key
         for key in dict.fromkeys((role, method) for _, role, method in shared)

@@ -105,10 +105,9 @@ def site_drift(a: StoredAudit, b: StoredAudit, site: Site, seed: int) -> list[Dr
     places = [np.argsort(audit.row) for audit in (one, two)]
     values = [audit.values[site][:, place] for audit, place in zip((one, two), places, strict=True)]
     used = a.split("fit") & _fitted(a) & _fitted(b)
-    concepts = np.array(a.dataset["concept"].to_pylist())
     found = []
-    for concept in a.concepts:
-        rows = np.flatnonzero(used & (concepts == concept))
+    for place, concept in enumerate(a.concepts):
+        rows = np.flatnonzero(used & (a.truth == place))
         if len(rows) > 1:
             found.append(drift(site, concept, values[0][:, rows], values[1][:, rows], seed))
     return found

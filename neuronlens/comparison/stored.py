@@ -76,6 +76,12 @@ class StoredAudit:
         return tuple(sorted(set(self.dataset["concept"].to_pylist())))
 
     @cached_property
+    def truth(self) -> npt.NDArray[np.int64]:
+        """[N] place of each row's concept in `concepts`, in order of rows."""
+        places = {name: place for place, name in enumerate(self.concepts)}
+        return np.array([places[name] for name in self.dataset["concept"].to_pylist()], dtype=np.int64)
+
+    @cached_property
     def sites(self) -> tuple[Site, ...]:
         """That were read, in order."""
         return tuple(sorted(Site.parse(name) for name in self.facts["extract"]["sites"]))

@@ -28,7 +28,7 @@ QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 
 def no_tokens(neurons: int) -> Ordinary:
     """Of a site that was read at the pooled position alone."""
-    return Ordinary(np.empty((neurons, 0), dtype=np.float32), np.empty(0, dtype=np.str_))
+    return Ordinary(np.empty((neurons, 0), dtype=np.float32), ())
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,9 @@ def fit_rows(activations: Activations, rows: str, concepts: Sequence[str]) -> di
     in_fit = np.array([split == "fit" for split in activations.split])
     if rows == "correct":
         in_fit &= activations.correct
-    concept = np.array(activations.concept, dtype=object)
-    kept = {name: np.flatnonzero(in_fit & (concept == name)) for name in concepts}
+    places = {name: place for place, name in enumerate(concepts)}
+    place = np.array([places.get(name, -1) for name in activations.concept])  # NumPy's text drops NULs at its end
+    kept = {name: np.flatnonzero(in_fit & (place == own)) for name, own in places.items()}
     for name, index in kept.items():
         if len(index) < 2:
             what = "predicted right by the model " if rows == "correct" else ""

@@ -107,7 +107,7 @@ def test_results_equal_the_plain_reference(checkpoints, topics, auxiliary, famil
     for layer in layers:
         site = Site(layer, component)
         running = np.concatenate([reference.everywhere(model, family, layer, component, ids) for ids in ordinary])
-        tokens_of = Ordinary(np.ascontiguousarray(running.T), np.full(len(running), ""))
+        tokens_of = Ordinary(np.ascontiguousarray(running.T), [""] * len(running))
         statistics = fit_statistics(activations, site, rows="all", ordinary=tokens_of)
         erasures = {erasure.concept: erasure for erasure in fit_erasures(statistics)}
         methods = [

@@ -65,7 +65,7 @@ def tokens(neurons=12, count=90, seed=1):
     """Ordinary tokens: a third of documents, the others of the rows of each concept."""
     generator = np.random.default_rng(seed)
     values = generator.normal(size=(neurons, count)).astype(np.float32)
-    return Ordinary(values, np.array(["", "", *CONCEPTS, ""] * count)[:count])
+    return Ordinary(values, (["", "", *CONCEPTS, ""] * count)[:count])
 
 
 def statistics(seed=0, neurons=12, per=25, *, rows="correct", with_tokens=True, draws=0, **how):

@@ -131,7 +131,7 @@ def planted(neurons=400, per=150):
     generator = np.random.default_rng(3)
     concept = np.repeat(["a", "b", "c"], per)
     values = generator.normal(size=(neurons, 3 * per)) + 0.25 * (concept == "a")
-    text = Ordinary(generator.normal(size=(neurons, 300)).astype(np.float32), np.array([""] * 300))
+    text = Ordinary(generator.normal(size=(neurons, 300)).astype(np.float32), [""] * 300)
     return fit_statistics(of_values(values, concept), SITE, ordinary=text)
 
 

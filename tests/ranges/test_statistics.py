@@ -117,10 +117,7 @@ def test_every_score_is_the_saliencys_own_on_the_fit_rows():
         "auroc": auroc_scores(parts),
         "probe": fit_probe(parts, 3).scores,
         "separation": np.stack(
-            [
-                separation_scores(members(found, name), others(found, name), text.values[:, text.concept != name])
-                for name in CONCEPTS
-            ]
+            [separation_scores(members(found, name), others(found, name), text.without(name)) for name in CONCEPTS]
         ),
         "random": np.stack([random_scores(12, 3, SITE, name) for name in CONCEPTS]),
     }
@@ -158,7 +155,7 @@ def test_separation_does_not_count_what_ordinary_tokens_do_as_well():
     generator = np.random.default_rng(1)
     text = generator.normal(size=(4, 600)).astype(np.float32)
     text[0] += 3
-    ours = fit_statistics(contrasts(), SITE, ordinary=Ordinary(text, np.array([""] * 600)))
+    ours = fit_statistics(contrasts(), SITE, ordinary=Ordinary(text, [""] * 600))
     scores, without = ours.saliency("separation", "a"), fit_statistics(contrasts(), SITE).saliency("separation", "a")
     assert without[0] > 0.8
     assert scores[0] < 0.2
@@ -168,10 +165,10 @@ def test_separation_does_not_count_what_ordinary_tokens_do_as_well():
 def test_tokens_in_rows_of_a_concept_do_not_count_against_it():
     """Tokens like the concept's own lower the score of another concept's rows alone."""
     own = contrasts().values[SITE][:, :200]
-    text = Ordinary(own, np.array(["a"] * 200))
+    text = Ordinary(own, ["a"] * 200)
     ours, bare = (fit_statistics(contrasts(), SITE, ordinary=part) for part in (text, None))
     np.testing.assert_array_equal(ours.saliency("separation", "a"), bare.saliency("separation", "a"))
-    moved = fit_statistics(contrasts(), SITE, ordinary=Ordinary(own, np.array(["b"] * 200)))
+    moved = fit_statistics(contrasts(), SITE, ordinary=Ordinary(own, ["b"] * 200))
     assert (moved.saliency("separation", "a") < 0.1).all()
 
 
