@@ -19,7 +19,8 @@ def visible(text: str, limit: int = 200) -> str:
     Control and bidirectional characters could reorder or hide what stands beside them, and a NUL aborts the chart renderer's process; they
     are spelt out, such as `\\u202e`. Overlong text is cut.
     """
-    spelt = "".join(_spelt(character) for character in text)
+    # what Python calls printable has none of them, and that is most text
+    spelt = text if text.isprintable() else "".join(map(_spelt, text))
     return spelt if len(spelt) <= limit else spelt[: limit - 1] + "…"
 
 

@@ -94,6 +94,14 @@ def strings() -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def groups(size: int) -> list[list[str]]:
+    """All of them, so many at a time; of each group all but the longest have room in what a page shows of a text."""
+    found = sorted(strings(), key=len)
+    count = -(-len(found) // size)
+    found = sorted([*found, *found[: count * size - len(found)]], key=len)
+    return [found[start::count] for start in range(count)]
+
+
 def names_audit(folder: Path, names: Sequence[str], warnings: Sequence[str]) -> tuple[Config, dict[str, Path]]:
     """An audit whose concepts are called so, as are checkpoint, data and notes, the prompt, and the revision.
 

@@ -15,7 +15,7 @@ from neuronlens.artifact import read_json
 from neuronlens.pages.text import visible
 from neuronlens.report.explorer.details import excerpt
 from neuronlens.report.page import html, report
-from tests.browser import hostile
+from tests.browser import hostile, places
 
 if TYPE_CHECKING:
     from tests.browser.conftest import Watched
@@ -23,6 +23,27 @@ if TYPE_CHECKING:
 Visit = Callable[..., "Watched"]
 _SIZES = """(selector) => [...document.querySelectorAll(selector)].filter((part) => !part.closest("details:not([open])"))
     .map((part) => part.getBoundingClientRect()).map(({ width, height }) => [width, height])"""
+_Parts = dict[str, tuple[int, int]]
+_AROUND: _Parts = {
+    "h1": (1, 10),
+    "#ruling": (1, 10),
+    ".gates th[scope=row]": (7, 10),
+    ".changed .counts": (1, 10),
+    ".trend h3": (3, 10),
+    ".trustbox dt": (5, 10),
+    "td.strip svg": (4, 20),
+    ".slopes svg": (1, 50),
+    ".trends svg": (3, 50),
+    "#movement figure svg": (10, 50),
+}
+_AUDIT: _Parts = {"h1": (1, 10), "#findings-title": (1, 10), "#findings .verdict": (5, 10), "figure svg": (10, 50)}
+THERE: dict[str, _Parts] = {
+    "names": _AROUND | _AUDIT,
+    "texts": _AUDIT,
+    "comparison": _AROUND,
+    "index": {"h1": (1, 10), ".audit h3": (50, 10), ".audit .word": (50, 10), ".audit svg": (100, 20)},
+}
+"""Page -> what its first screen has, and its charts: how many at least, and of how many pixels."""
 POLICIES = {"sandbox": "sandbox", "no scripts": "default-src 'none'; style-src 'unsafe-inline'"}
 
 
@@ -35,13 +56,13 @@ def strings() -> list[str]:
 
 @pytest.fixture(scope="module")
 def names(strings: list[str]) -> list[str]:
-    """A third of them, among which each kind is several times: a page of 500 concepts takes long to make and to lay out."""
-    return strings[::3]
+    """Some of them, among which each kind is: a page of 500 concepts takes long to make and to lay out, and test_places.py has them all."""
+    return strings[::10]
 
 
 @pytest.fixture(scope="module")
 def folder(strings: list[str], names: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """names.html and texts.html."""
+    """A page of each kind; what stands around an audit stands on names.html."""
     root = tmp_path_factory.mktemp("hostile")
     for name, settings, inputs in (
         ("names", *hostile.names_audit(root / "names", names, warnings=strings)),
@@ -51,6 +72,10 @@ def folder(strings: list[str], names: list[str], tmp_path_factory: pytest.TempPa
         out.mkdir()
         report(settings, inputs, out)
         (out / "report.html").rename(root / f"{name}.html")
+    told = (read_json(root / "names" / "report" / f"{name}.json") for name in ("audit", "explorer"))
+    (root / "names.html").write_text(html(*told, context=places.context(names)), encoding="utf-8")
+    (root / "comparison.html").write_text(places.comparison_page(names), encoding="utf-8")
+    (root / "index.html").write_text(places.index_page(names), encoding="utf-8")
     return root
 
 
@@ -80,19 +105,20 @@ def assert_nothing_happened(watched: Watched) -> None:
     assert str(hostile.PRODUCT) not in watched.page.locator("body").inner_text()
 
 
-def assert_all_but_the_explorer_is_there(watched: Watched) -> None:
+def assert_all_but_the_explorer_is_there(watched: Watched, name: str) -> None:
     """The first screen, all charts, and a table in place of the explorer."""
     page = watched.page
-    first = page.evaluate(_SIZES, "h1, #findings-title, #findings .verdict")
-    assert len(first) > 5
-    assert min(min(size) for size in first) > 10
-    charts = page.evaluate(_SIZES, "figure svg")
-    assert len(charts) > 10
-    assert min(min(size) for size in charts) > 50
-    assert page.locator("#explorer-static tbody tr").count() > 5
-    assert page.locator("#explorer-static").is_visible()
-    assert "needs scripts" in page.locator("#explorer-static").inner_text()
-    assert not page.locator("#explorer-app").is_visible()
+    for selector, (count, least) in THERE[name].items():
+        found = page.evaluate(_SIZES, selector)
+        assert len(found) >= count, selector
+        assert min(min(size) for size in found) > least, selector
+    static = page.locator("#explorer-static")
+    assert static.count() == (name in ("names", "texts"))
+    if static.count():
+        assert page.locator("#explorer-static tbody tr").count() > 5
+        assert static.is_visible()
+        assert "needs scripts" in static.inner_text()
+        assert not page.locator("#explorer-app").is_visible()
     assert watched.dialogs == []
     assert len(watched.requests) == 1, "the document itself"
 
@@ -137,15 +163,15 @@ def test_texts_of_rows_are_text(visit: Visit, folder: Path, strings: list[str]) 
     assert_nothing_happened(watched)
 
 
-@pytest.mark.parametrize("name", ["names", "texts"])
+@pytest.mark.parametrize("name", THERE)
 def test_a_policy_that_forbids_scripts_takes_the_explorer_alone(visit: Visit, served: str, name: str) -> None:
-    assert_all_but_the_explorer_is_there(visit(f"{served}/{name}.html"))
+    assert_all_but_the_explorer_is_there(visit(f"{served}/{name}.html"), name)
 
 
-@pytest.mark.parametrize("name", ["names", "texts"])
+@pytest.mark.parametrize("name", THERE)
 def test_so_does_a_browser_that_runs_none(visit: Visit, folder: Path, name: str) -> None:
     watched = visit((folder / f"{name}.html").as_uri(), java_script_enabled=False)
-    assert_all_but_the_explorer_is_there(watched)
+    assert_all_but_the_explorer_is_there(watched, name)
     assert watched.errors == []
 
 

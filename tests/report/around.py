@@ -1,10 +1,10 @@
-"""What stands around an audit: judged gates, numbers of other audits, changes."""
+"""What stands around an audit: judged gates, numbers of other audits, changes, a comparison, all of it together."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from neuronlens.report.context import Numbers
+from neuronlens.report.context import Context, Links, Numbers, Step
 
 HASH = "ab" * 32
 
@@ -77,3 +77,30 @@ def comparison(concept: str = "sports", name: str = "checkpoint-1") -> dict[str,
         ],
         "seed": 0,
     }
+
+
+def context(name: str = "checkpoint-1", concept: str = "sports") -> Context:
+    """All that there can be."""
+    before = numbers(name, 0.8, verdict="PASS", link="../before/index.html")
+    return Context(
+        gates=[
+            gate(f"{name} selective", "FAIL", -0.1, number=f"selectivity.{concept}"),
+            gate("known", "FAIL", -0.2, waived=WAIVED),
+            gate("spared", "PASS", previous=0.25),
+        ],
+        judged="2026-11-26",
+        line=name,
+        before=before,
+        comparison=comparison(concept, name),
+        trend=[before, numbers("now", 0.7, current=True)],
+        lineage=[
+            Step("checkpoint", HASH),
+            Step("extract", HASH, 2048, 8.4, f"computed: {name}", "cd" * 16),
+            Step("report", HASH, 100, None, "reused: nothing it depends on has changed"),
+        ],
+        made={"MLflow run": f"run {name}", "git commit": "0123abc"},
+        command=f"neuronlens audit --params 'audits/{name}/audit.yaml'",
+        links=Links(
+            index="../index.html", audit="index.html", before="../before/index.html", comparison="../../c/x.html"
+        ),
+    )

@@ -11,38 +11,11 @@ import pytest
 
 from neuronlens.comparison.page import html as comparison_html
 from neuronlens.pages.text import MINUS
-from neuronlens.report.context import Context, Links, Step, main_numbers
+from neuronlens.report.context import main_numbers
 from neuronlens.report.page import html
 from neuronlens.report.sections.decision import GATES_SHOWN
-from tests.report.around import HASH, WAIVED, comparison, gate, numbers
+from tests.report.around import comparison, context, gate
 from tests.report.inert import HOSTILE, Page
-
-
-def context(name: str = "checkpoint-1", concept: str = "sports") -> Context:
-    """All that there can be."""
-    before = numbers(name, 0.8, verdict="PASS", link="../before/index.html")
-    return Context(
-        gates=[
-            gate(f"{name} selective", "FAIL", -0.1, number=f"selectivity.{concept}"),
-            gate("known", "FAIL", -0.2, waived=WAIVED),
-            gate("spared", "PASS", previous=0.25),
-        ],
-        judged="2026-11-26",
-        line=name,
-        before=before,
-        comparison=comparison(concept, name),
-        trend=[before, numbers("now", 0.7, current=True)],
-        lineage=[
-            Step("checkpoint", HASH),
-            Step("extract", HASH, 2048, 8.4, f"computed: {name}", "cd" * 16),
-            Step("report", HASH, 100, None, "reused: nothing it depends on has changed"),
-        ],
-        made={"MLflow run": f"run {name}", "git commit": "0123abc"},
-        command=f"neuronlens audit --params 'audits/{name}/audit.yaml'",
-        links=Links(
-            index="../index.html", audit="index.html", before="../before/index.html", comparison="../../c/x.html"
-        ),
-    )
 
 
 def text(source: str) -> str:
