@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from neuronlens.errors import SiteError, UserError, did_you_mean
 from neuronlens.evaluation.summary import summarise
 from neuronlens.pages.figures.effects import effects as draw_effects
 from neuronlens.pages.figures.heatmap import heatmap as draw_heatmap
-from neuronlens.pages.standalone import stand_alone, svg_file
+from neuronlens.pages.standalone import TITLE_LENGTH, stand_alone, svg_file
 from neuronlens.pages.text import visible
 from neuronlens.report import view
 from neuronlens.report.finished import audit_of
@@ -92,7 +92,7 @@ def concepts(audit: Audit, method: str = "tuned", site: str | None = None) -> Ch
     panel = panels[method]
     numbered = [f"{number} {visible(name, 24)}" for name, number in concept_numbers(document).items()][:NUMBERED]
     title = f"{KIND_NAMES[panel.method['kind']].capitalize()} at {panel.method['site']}, a point a concept"
-    return stand_alone(panel.figure, title, {}, [", ".join(numbered[at : at + 4]) for at in range(0, len(numbered), 4)])
+    return stand_alone(panel.figure, title, {}, _lines(numbered))
 
 
 def frontier(audit: Audit, site: str | None = None, saliency: str | None = None) -> Chart:
@@ -174,6 +174,17 @@ def _frontier(audit: Audit, site: str | None, saliency: str | None) -> tuple[Fro
     widths = {place: f"width {width:g}" for place, width in enumerate(found.widths)}
     kinds = {kind: name for kind, name in KIND_NAMES.items() if kind in drawn}
     return panel, {"kind": kinds, **({"width": widths} if len(widths) > 1 else {})}
+
+
+def _lines(words: Iterable[str]) -> list[str]:
+    """In as few lines as have room for them, in their order."""
+    lines: list[str] = []
+    for word in words:
+        if lines and len(lines[-1]) + len(", ") + len(word) <= TITLE_LENGTH:
+            lines[-1] += f", {word}"
+        else:
+            lines.append(word)
+    return lines
 
 
 def _points(share: float | None) -> float | None:

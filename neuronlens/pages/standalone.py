@@ -20,7 +20,9 @@ Legends = Mapping[str, Words]
 """Field that a colour, shape or dash stands for -> its values that are drawn, with what they are called."""
 
 _CHANNELS = ("color", "shape", "strokeDash")
-_TITLE_LENGTH, _NAME_LENGTH = 80, 40
+TITLE_LENGTH = 80
+"""Characters of a title or a note; what is longer is cut."""
+_NAME_LENGTH = 40
 
 
 def stand_alone(
@@ -47,7 +49,7 @@ def stand_alone(
             field = str(getattr(channel, "shorthand", "")).partition(":")[0]
             if axes and field in axes:
                 channel["axis"].labelExpr = _called(axes[field])
-    shown, *below = (visible(text, _TITLE_LENGTH) for text in (title, *notes))
+    shown, *below = (visible(text, TITLE_LENGTH) for text in (title, *notes))
     chart.title = alt.Title(shown, subtitle=below) if below else shown
     chart.config = config()
     return chart
