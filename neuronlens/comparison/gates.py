@@ -131,11 +131,17 @@ def judge_gate(
     judged = []
     for key, number in matching.items():
         if number is None:
-            judged.append(Judged(name, gate.rule, key, None, None, None, "NOT DECIDED", note="it was not measured"))
+            judged.append(Judged(name, gate.rule, key, None, None, None, "NOT DECIDED", note=_unmeasured(key, audit)))
             continue
         wide = number.widened(len(matching))
         judged.append(Judged(name, gate.rule, key, wide.value, wide.low, wide.high, rule.judge(wide.low, wide.high)))
     return _waived(_worst(judged, rule), gate, today)
+
+
+def _unmeasured(number: str, audit: Mapping[str, Any]) -> str:
+    if "perplexity" in number and audit["checkpoint"]["kind"] == "classifier":
+        return "a classifier has no perplexity, and no need of this gate"
+    return "it was not measured"
 
 
 def exit_code(judged: Sequence[Judged]) -> int:

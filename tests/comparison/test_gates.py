@@ -127,6 +127,23 @@ def test_without_an_audit_before_it_no_change_is_decided(audits: Audits) -> None
     assert exit_code(judged) == 4
 
 
+@pytest.mark.parametrize(
+    ("kind", "note"),
+    [
+        ("classifier", "a classifier has no perplexity, and no need of this gate"),
+        ("language_model", "it was not measured"),
+    ],
+)
+def test_a_number_that_was_not_measured_decides_nothing(audits: Audits, kind: str, note: str) -> None:
+    document = read_json(audits.first / "report" / "audit.json")
+    document["checkpoint"]["kind"] = kind
+    for row in document["summary"]:
+        row |= {name: None for name in row if "perplexity" in name}
+    gates = Config.model_validate({"gates": {"text": "perplexity_ratio <= 1.1"}}).gates
+    (judged,) = judge_gates(gates, document, today=TODAY)
+    assert (judged.verdict, judged.value, judged.note) == ("NOT DECIDED", None, note)
+
+
 def test_a_change_does_not_apply_to_the_first_of_a_line(audits: Audits) -> None:
     waiver = {"reason": "known", "until": "2026-11-27"}
     gates = Config.model_validate(

@@ -79,7 +79,7 @@ def test_marks_are_explained_where_no_page_does(audit: Path, card: NeuronCard) -
 
 def test_long_names_stand_whole_beside_their_numbers(tmp_path: Path) -> None:
     names = tuple(f"a concept of twenty {place:02d}" for place in range(24))
-    told = " ".join(words(svg_file(figures.concepts(finished(tmp_path / "long", names)))))
+    told = " ".join(words(figures.concepts(finished(tmp_path / "long", names))))
     assert [name for place, name in enumerate(names, 1) if f"{place} {name}" not in told] == []
 
 
