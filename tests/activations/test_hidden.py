@@ -28,7 +28,7 @@ from neuronlens.encoding import encoder_for, resolve_labels
 from neuronlens.evaluation import scoring as evaluation
 from neuronlens.evaluation.scoring import score_rows
 from neuronlens.sites import Site
-from tests.evaluation.test_suffix import half
+from tests.evaluation.edits import half
 from tests.models import FAMILIES, HIDDEN, LANGUAGE_MODELS, LAYERS
 
 BUDGET = 40

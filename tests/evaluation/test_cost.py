@@ -10,8 +10,8 @@ from neuronlens.evaluation.cost import Route, Shape, deciding_route, text_route
 from neuronlens.evaluation.deciding import Unedited, deciding_passes
 from neuronlens.evaluation.text import text_losses
 from neuronlens.sites import COMPONENTS, Site
-from tests.evaluation.test_deciding import ragged
-from tests.evaluation.test_suffix import half
+from tests.evaluation.edits import half
+from tests.evaluation.short_cuts import ragged
 from tests.models import CLASSIFIERS, FAMILIES, LANGUAGE_MODELS, LAYERS
 
 SITES = [Site(layer, component) for layer in range(LAYERS) for component in COMPONENTS]

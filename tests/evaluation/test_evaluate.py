@@ -18,20 +18,12 @@ from neuronlens.evaluation.sweep import IDENTITY, PERPLEXITY
 from neuronlens.params import load_config
 from neuronlens.stages import run_stage
 from tests.conftest import labelled
+from tests.evaluation.tables import rows_of, table_of, tables_at
 
 CONCEPTS = ("finance", "health", "sports")
 PROMPT = "{text} Topic:"
 STAGES = ("prepare", "extract", "fit", "evaluate")
 CHOSEN = {"paper", "whole", "tuned", "tuned/random_neurons", "tuned/random_ranges", "tuned/other_concept"}
-
-
-def table_of(rows):
-    """Labelled text as a table, from (text, label, split)."""
-    return pa.table(dict(zip(("text", "label", "split"), map(list, zip(*rows, strict=True)), strict=True)))
-
-
-def rows_of(dataset):
-    return list(zip(dataset.text, dataset.concept, dataset.split, strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +61,6 @@ def rows_at(folder, name):
 def judged_at(folder):
     """The rows of results.parquet, and of chosen.parquet behind them."""
     return rows_at(folder, "results") + rows_at(folder, "chosen")
-
-
-def tables_at(folder):
-    return {str(path.relative_to(folder)) for path in folder.rglob("*.parquet")}
 
 
 EVERY_TABLE = {f"{name}.parquet" for name in ("results", "validation", "chosen", "contrasts", "frontier", "matched")}

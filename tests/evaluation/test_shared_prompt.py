@@ -16,7 +16,7 @@ from neuronlens.evaluation.shared_prompt import SharedPrompt, shared_tokens
 from neuronlens.interventions.edit import edit
 from tests import reference
 from tests.conftest import hooks, sentences
-from tests.evaluation.test_suffix import SITES, erasing, gated, half
+from tests.evaluation.edits import SITES, erasing, gated, half
 from tests.models import CLASSIFIERS, LANGUAGE_MODELS, LAYERS
 
 BEGINNING = "the court : law the bank : finance the goal : sports the cell : science the"

@@ -9,8 +9,8 @@ from neuronlens.activations.readout import deciding_logits
 from neuronlens.evaluation import stacked
 from neuronlens.evaluation.stacked import Stacked, edits_together
 from neuronlens.interventions.edit import edit
-from tests.evaluation.test_deciding import logits_like_those_of_whole_passes, ragged
-from tests.evaluation.test_suffix import SITES, erasing, gated, half
+from tests.evaluation.edits import SITES, erasing, gated, half
+from tests.evaluation.short_cuts import logits_like_those_of_whole_passes, ragged
 from tests.models import FAMILIES
 
 

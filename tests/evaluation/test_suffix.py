@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -16,11 +14,10 @@ from neuronlens.evaluation.suffix import (
     run_unedited,
     split_at_head,
 )
-from neuronlens.interventions.edit import LinearErasure, edit
-from neuronlens.sites import COMPONENTS, Site, site_width
+from neuronlens.interventions.edit import edit
 from tests import reference
 from tests.conftest import hooks, sentences
-from tests.evaluation.by_hand import masking
+from tests.evaluation.edits import SITES, erasing, gated, half
 from tests.models import CLASSIFIERS, FAMILIES, LANGUAGE_MODELS, LAYERS
 
 
@@ -29,28 +26,6 @@ def forward_of(checkpoint):
     encoded = checkpoint.tokenizer(sentences(5))["input_ids"]
     batch = collate(encoded, range(5), pad_id=0, device="cpu")
     return lambda: deciding_logits(checkpoint.model, batch)
-
-
-def half(config, site, operator="zero", positions="all"):
-    """Edit the positive half of every second neuron."""
-    neurons = torch.arange(0, site_width(config, site), 2)
-    upper = torch.full((len(neurons), 1), 5.0)
-    return masking(site, neurons, torch.zeros_like(upper), upper, operator, positions=positions)
-
-
-def gated(item):
-    """The same where three of the neurons are in range."""
-    evidence = torch.stack([torch.ones(1, item.width), torch.zeros(1, item.width)])
-    return replace(item, evidence=evidence, threshold=torch.tensor([3.0]))
-
-
-def erasing(config, site, positions):
-    """A rotation that no single neuron could do."""
-    width = site_width(config, site)
-    return LinearErasure(site, *torch.randn(3, width, generator=torch.Generator().manual_seed(0)), positions)
-
-
-SITES = [Site(layer, component) for layer in range(LAYERS) for component in COMPONENTS]
 
 
 @torch.inference_mode()

@@ -15,7 +15,7 @@ from neuronlens.interventions.edit import edit
 from neuronlens.sites import Site
 from tests.conftest import hooks, sentences
 from tests.evaluation.by_hand import masking
-from tests.evaluation.test_suffix import SITES, erasing, gated, half
+from tests.evaluation.edits import SITES, erasing, gated, half
 from tests.models import LANGUAGE_MODELS, LAYERS
 
 LAST = Site(LAYERS - 1, "resid_post")

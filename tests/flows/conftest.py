@@ -38,10 +38,14 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def here(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the originals as the current folder."""
-    folder = tmp_path / "here"
-    shutil.copytree(originals, folder)
-    monkeypatch.chdir(folder)
-    return folder
+    return copied(originals, tmp_path / "here", monkeypatch)
+
+
+def copied(folder: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of a folder as the current one."""
+    shutil.copytree(folder, copy)
+    monkeypatch.chdir(copy)
+    return copy
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ from neuronlens.config import Config
 from neuronlens.params import load_config
 from neuronlens.stages import STAGES
 from tasks.versioning import Workspace
-from tests.flows.test_workspace import files
+from tests.flows.results import files
 
 for heavy in ("mlflow", "transformers", "neuronlens.evaluation.sweep", "neuronlens.report.page", "dvc.repo"):
     import_module(heavy)  # here, once, and not in every child

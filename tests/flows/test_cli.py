@@ -20,6 +20,7 @@ from neuronlens.params import load_config
 from neuronlens.report.document import SCHEMA_VERSION
 from neuronlens.stages import STAGES, audit_id
 from tests.conftest import ROOT
+from tests.flows.command import as_options
 
 PLAIN = "audit --checkpoint gpt2 --dataset data.csv"
 
@@ -232,21 +233,11 @@ def test_a_bug_keeps_its_traceback_and_tells_how_to_resume(
     assert err.endswith(f"To resume: neuronlens {PLAIN}\n")
 
 
-def _as_options(config: Config) -> list[str]:
-    """The command line of a configuration."""
-    options = ["audit", "--checkpoint", config.checkpoint.path, "--dataset", config.dataset.path]
-    for key in ("fit.rows", "fit.saliency", "interventions.tau", "evaluate.auxiliary", "evaluate.bootstrap"):
-        section, name = key.split(".")
-        value = getattr(getattr(config, section), name)
-        options += ["--set", f"{key}={json.dumps(value)}"]
-    return options
-
-
 @pytest.mark.usefixtures("here")
 def test_the_stages_the_table_and_the_report_are_printed(
     audited: Path, configure: Callable[..., Config], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*_as_options(configure()), "--out", str(audited), "--no-flow"]) == 0
+    assert main([*as_options(configure()), "--out", str(audited), "--no-flow"]) == 0
     lines = capfd.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines[: len(STAGES)]] == [[name, "current:"] for name in STAGES]
     table = "\n".join(lines)
@@ -260,7 +251,7 @@ def test_the_stages_the_table_and_the_report_are_printed(
 def test_json_is_the_documents_bytes_and_nothing_else(
     audited: Path, configure: Callable[..., Config], capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    assert main([*_as_options(configure()), "--out", str(audited), "--no-flow", "--json"]) == 0
+    assert main([*as_options(configure()), "--out", str(audited), "--no-flow", "--json"]) == 0
     out, err = capfdbinary.readouterr()
     assert out == (audited / "report/audit.json").read_bytes()
     assert json.loads(out)["schema_version"] == SCHEMA_VERSION
@@ -271,7 +262,7 @@ def test_json_is_the_documents_bytes_and_nothing_else(
 def test_the_plan_names_the_way_and_the_cost_of_every_part(
     configure: Callable[..., Config], here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    options = [part for part in _as_options(configure()) if part != "audit"]
+    options = [part for part in as_options(configure()) if part != "audit"]
     assert main(["plan", *options]) == 0
     text = capfd.readouterr().out
     decided, _, costs = text.partition("rows; ")

@@ -43,6 +43,7 @@ from tasks.audits import open_existing, state_of
 from tasks.lines import Line
 from tasks.versioning import Workspace
 from tests.conftest import ROOT, labelled
+from tests.flows.trained import aged
 
 PARAMS = """
 dataset: {path: data.csv}
@@ -117,14 +118,7 @@ def site(originals: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 def _arrive(original: Path, folder: Path) -> Path:
     """A checkpoint that has been there for a while."""
-    return _aged(shutil.copytree(original, folder))
-
-
-def _aged(folder: Path) -> Path:
-    then = time.time() - 100
-    for path in (*folder.iterdir(), folder):
-        os.utime(path, (then, then))
-    return folder
+    return aged(shutil.copytree(original, folder))
 
 
 def _ended(client: SyncPrefectClient, run: UUID) -> FlowRun | None:
@@ -300,7 +294,7 @@ def test_a_look_tells_by_its_state_and_by_notifications(
     broken = _arrive(originals / "gpt2", site.root / "run" / "checkpoint-2")
     config = json.loads((broken / "config.json").read_text())
     (broken / "config.json").write_text(json.dumps(config | {"model_type": "none"}))
-    _aged(broken)
+    aged(broken)
     assert main(["watch", "run", "--once"]) == 3
     assert "model type 'none' is not supported" in site.told("NeuronLens: run on data: Failed")["body"]
     assert "run/checkpoint-2" in site.told("NeuronLens: checkpoint-2 of run is not audited")["body"]

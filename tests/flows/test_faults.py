@@ -20,8 +20,8 @@ from neuronlens.stages import STAGES
 from tasks import tracking
 from tasks.audits import open_existing
 from tasks.versioning import Workspace
-from tests.flows.test_cli import _as_options
-from tests.flows.test_workspace import files
+from tests.flows.command import as_options
+from tests.flows.results import files
 
 PLAIN = "import sys; from flows.cli import main; sys.exit(main(sys.argv[1:]))"
 SMALL = """
@@ -59,7 +59,7 @@ sys.exit(main(sys.argv[2:]))
 
 
 def _command(config: Config) -> list[str]:
-    return [*_as_options(config), "--no-flow"]
+    return [*as_options(config), "--no-flow"]
 
 
 def _run(words: list[str], root: Path, script: str = PLAIN) -> subprocess.Popen[str]:
@@ -113,7 +113,7 @@ def test_a_job_that_is_told_to_end_says_how_to_go_on(
     more: list[str], audited: Path, configure: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = Workspace.create(tmp_path / "ours").root
-    words = [*_as_options(configure()), *more]
+    words = [*as_options(configure()), *more]
     ended = _run(words, root)
     assert ended.stdout is not None
     line = ended.stdout.readline()  # the first stage is done, and others are not
@@ -124,7 +124,7 @@ def test_a_job_that_is_told_to_end_says_how_to_go_on(
     assert "Traceback" not in told
     *_, last = told.strip().splitlines()
     assert last.startswith("neuronlens: interrupted; what is finished is kept. To resume: neuronlens audit ")
-    done = _run([*_as_options(configure()), "--no-flow"], root)
+    done = _run([*as_options(configure()), "--no-flow"], root)
     out, told = done.communicate(timeout=300)
     assert done.returncode == 0, told
     assert out.startswith("prepare   current")
@@ -138,7 +138,7 @@ def test_a_signal_amid_the_bookkeeping_of_prefect_is_told_as_one(
 ) -> None:
     """Prefect marks a task run as crashed that it has not made yet, and fails."""
     root = Workspace.create(tmp_path / "ours").root
-    ended = _run([str(int(told)), *_as_options(configure())], root, AMID_PREFECT)
+    ended = _run([str(int(told)), *as_options(configure())], root, AMID_PREFECT)
     _, said = ended.communicate(timeout=120)
     assert ended.returncode == 130, said
     assert "Traceback" not in said

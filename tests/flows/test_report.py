@@ -17,7 +17,8 @@ from neuronlens.params import load_config
 from neuronlens.report.index import read
 from tasks.lines import Line
 from tasks.versioning import Workspace
-from tests.flows.test_watch import _trained
+from tests.flows.conftest import copied
+from tests.flows.trained import trained
 
 PARAMS = (
     "dataset: {path: data.csv}\n"
@@ -37,7 +38,7 @@ def watched(originals: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(originals / "data.csv", root)
     (root / "params.yaml").write_text(PARAMS)
     shutil.copytree(originals / "gpt2", root / "run" / "checkpoint-1")
-    _trained(root / "run", 2)
+    trained(root / "run", 2)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         assert main(["watch", "run", "--once", "--no-flow", "--settled", "0"]) == 0
@@ -47,10 +48,7 @@ def watched(originals: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def root(watched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of it as the current folder."""
-    copy = tmp_path / "ours"
-    shutil.copytree(watched, copy)
-    monkeypatch.chdir(copy)
-    return copy
+    return copied(watched, tmp_path / "ours", monkeypatch)
 
 
 def _audits(root: Path) -> list[Path]:

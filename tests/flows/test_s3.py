@@ -13,7 +13,7 @@ from flows.engine import default_folder, run_audit
 from neuronlens.config import Config
 from neuronlens.errors import UserError
 from tasks.versioning import Workspace
-from tests.flows.test_workspace import dvc, files, outcomes
+from tests.flows.results import dvc, files, outcomes
 
 boto3 = pytest.importorskip("boto3")
 server = pytest.importorskip("moto.server")

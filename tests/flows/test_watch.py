@@ -8,12 +8,10 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from flows import watch
 from flows.cli import main
@@ -24,6 +22,7 @@ from neuronlens.stages import STAGES
 from tasks.lines import Decision, Line
 from tasks.versioning import Workspace
 from tests import planted as plant
+from tests.flows.trained import aged, trained
 from tests.hub import REPOSITORY, hub, sha
 
 SCRAMBLED = "drum"
@@ -45,29 +44,9 @@ def here(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
         "  known: base_accuracy >= 0\n"
     )
     shutil.copytree(originals / "gpt2", root / "run" / "checkpoint-1")
-    _aged(root / "run" / "checkpoint-1")
+    aged(root / "run" / "checkpoint-1")
     monkeypatch.chdir(root)
     return root
-
-
-def _aged(folder: Path) -> Path:
-    then = time.time() - 100
-    for path in (*folder.iterdir(), folder):
-        os.utime(path, (then, then))
-    return folder
-
-
-def _trained(run: Path, step: int, *, size: float = 0.05) -> Path:
-    """A checkpoint that follows the last one."""
-    last = max(run.iterdir(), key=lambda path: int(path.name.partition("-")[2]))
-    model = AutoModelForCausalLM.from_pretrained(last)
-    torch.manual_seed(step)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight += size * torch.randn_like(weight)
-    model.save_pretrained(run / f"checkpoint-{step}")
-    AutoTokenizer.from_pretrained(last).save_pretrained(run / f"checkpoint-{step}")
-    return _aged(run / f"checkpoint-{step}")
 
 
 def _look(root: Path, **options: bool) -> list[Decision]:
@@ -82,18 +61,18 @@ def test_each_checkpoint_is_audited_once_and_held_against_the_one_before(here: P
     assert {gate["gate"]: gate["verdict"] for gate in first.gates} == {"accuracy": "NOT APPLICABLE", "known": "PASS"}
     assert watch.worst([first]) == 0
     assert _look(here) == []
-    broken, _ = (_trained(here / "run", step) for step in (2, 3))
+    broken, _ = (trained(here / "run", step) for step in (2, 3))
     weights = broken / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1])
-    _aged(broken)
+    aged(broken)
     (again, after) = _look(here)
     assert (again.checkpoint, again.outcome) == ("checkpoint-2", "error")
     assert again.error == f"model.safetensors has {len(whole) - 1:,} bytes of {len(whole):,}"
     assert (after.checkpoint, after.before) == ("checkpoint-3", first.audit)
     assert _look(here) == []  # one error record, and one audit
     weights.write_bytes(whole)
-    _aged(broken)
+    aged(broken)
     (mended,) = _look(here)
     assert (mended.checkpoint, mended.before) == ("checkpoint-2", first.audit)
     comparison = read_json(here / "comparisons" / f"{mended.before}--{mended.audit}" / "comparison.json")
@@ -148,14 +127,14 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "gates: {every concept: base_accuracy.* drop <= 0.1}\n"
     )
     first = plant.save_planted(root / "run" / "checkpoint-1")
-    _aged(first)
+    aged(first)
     shutil.copytree(first, root / "run" / "checkpoint-2")
     model = GPT2LMHeadModel.from_pretrained(first)
     with torch.no_grad():
         model.lm_head.weight[plant.vocabulary().index(SCRAMBLED)] *= -1
     shutil.copytree(first, root / "run" / "checkpoint-3")
     model.save_pretrained(root / "run" / "checkpoint-3")
-    _aged(root / "run" / "checkpoint-3")
+    aged(root / "run" / "checkpoint-3")
     monkeypatch.chdir(root)
     return root
 
@@ -213,13 +192,13 @@ def test_a_remote_that_is_away_ends_a_look_and_the_next_one_goes_on(
 
 
 def test_a_checkpoint_that_is_being_written_is_left_alone(here: Path) -> None:
-    written = _trained(here / "run", 2)
+    written = trained(here / "run", 2)
     (written / "model.safetensors").write_bytes(b"half")
     assert [one.checkpoint for one in _look(here)] == ["checkpoint-1"]
 
 
 def test_the_revisions_of_a_hub_repository_are_audited_once(here: Path, tmp_path: Path) -> None:
-    newer = _trained(here / "run", 2)
+    newer = trained(here / "run", 2)
     look = "import sys; from flows.cli import main; sys.exit(main(sys.argv[1:]) or main(sys.argv[1:]))"
     words = ["watch", REPOSITORY, "--once", "--no-flow", "--set", "extract.sites=[resid_post.last]"]
     with hub([here / "run" / "checkpoint-1", newer]) as address:

@@ -19,7 +19,6 @@ import yaml
 
 from flows import engine
 from flows.engine import default_folder, run_audit
-from neuronlens.artifact import TIMING
 from neuronlens.config import Config
 from neuronlens.errors import ConfigError, NeuronLensError, UserError
 from neuronlens.stages import STAGES, Outcome
@@ -27,31 +26,9 @@ from tasks import tracking
 from tasks.audits import foresee, open_existing
 from tasks.lineage import lineage
 from tasks.versioning import Workspace
+from tests.flows.results import dvc, files, outcomes
 
 ALL = list(STAGES)
-
-
-def outcomes(found: list[Outcome]) -> list[str]:
-    """How each stage ended."""
-    return [outcome.outcome for outcome in found]
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """What the stages of an audit wrote, but for when."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for name in STAGES
-        for path in sorted((folder / name).rglob("*"))
-        if path.is_file() and path.name != TIMING
-    }
-
-
-def dvc(root: Path, *words: str) -> str:
-    """The command line of DVC, in a workspace outside git."""
-    command = [sys.executable, "-m", "dvc", *words]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.fixture

@@ -1,0 +1,194 @@
+"""An audit of several sites also edits the best together: what it measures is what plain passes give, and changes nothing else."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from neuronlens.artifact import read_table
+from neuronlens.checkpoint import load_checkpoint
+from neuronlens.dataset import read_dataset, read_documents
+from neuronlens.encoding import Encoder, encode_questions, resolve_labels
+from neuronlens.evaluation.methods import read_methods
+from neuronlens.interventions.edit import edit
+from neuronlens.params import load_config
+from neuronlens.parts import PartMaker
+from neuronlens.questions import read_questions
+from neuronlens.stages import run_stage
+from tests import reference
+from tests.conftest import labelled
+from tests.evaluation.edits import RESIDUAL
+from tests.evaluation.tables import rows_of, table_of, tables_at
+from tests.models import LAYERS
+
+CONCEPTS = ("finance", "health", "sports")
+PROMPT = "{text} Topic:"
+
+
+@pytest.fixture(scope="module")
+def audit(checkpoints, lettered, auxiliary, tmp_path_factory):
+    """`audit(family)`: folder and configuration of an audit of all residual sites, two and all of them together, up to `evaluate`."""
+    made = {}
+
+    def make(family):
+        if family not in made:
+            folder = tmp_path_factory.mktemp("joint")
+            pq.write_table(
+                table_of(rows_of(labelled(CONCEPTS, fit=8, validation=3, test=4))), folder / "topics.parquet"
+            )
+            checkpoint = (checkpoints if family == "bert" else lettered)(family)
+            given = [f"checkpoint.path={checkpoint.path}", f"dataset.path={folder / 'topics.parquet'}"]
+            given += ["fit.rows=all", "fit.saliency=mean_abs", "evaluate.bootstrap=100", "extract.sites=resid_post.all"]
+            given += ["interventions.top=0.3", "interventions.tau=2", "interventions.controls=[random_ranges]"]
+            given += ["interventions.tuned.top=0.5", "interventions.joint=[2, 9]"]
+            if family != "bert":
+                given += [f"dataset.prompt='{PROMPT}'", f"evaluate.auxiliary={auxiliary}", *questions(folder)]
+            config = load_config(None, given)
+            for stage in ("prepare", "extract", "fit", "evaluate"):
+                run_stage(stage, config, folder / "audit")
+            made[family] = folder / "audit", config
+        return made[family]
+
+    return make
+
+
+def questions(folder):
+    """A file of two questions, as an override."""
+    asked = [{"question": "the bank of the court", "choices": ["law", "ball", "fever"], "answer": i} for i in (0, 2)]
+    (folder / "asked.jsonl").write_text("\n".join(map(json.dumps, asked)))
+    return [f"evaluate.questions={folder / 'asked.jsonl'}"]
+
+
+def read(folder, name):
+    return read_table(folder / "evaluate" / f"{name}.parquet").to_pylist()
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_an_audit_of_several_sites_edits_the_best_together(audit, family):
+    folder, _ = audit(family)
+    rows = read(folder, "joint")
+    assert [(row["concept"], row["count"]) for row in rows] == [
+        *((name, count) for name in CONCEPTS for count in (2, LAYERS)),
+        *((None, count) for count in (2, LAYERS)),
+    ]
+    chosen = {(row["concept"], row["site"]): row for row in read(folder, "chosen") if row["method"] == "tuned"}
+    tried = {(row["concept"], row["site"], row["method"]): row for row in read(folder, "validation")}
+    for row in rows:
+        assert (row["perplexity"] is None) == (row["questions_accuracy"] is None) == (family == "bert") or (
+            row["concept"] is None
+        )
+        if row["concept"] is None:
+            continue
+        worth = {}
+        for site in RESIDUAL:
+            own = tried[row["concept"], str(site), chosen[row["concept"], str(site)]["setting"]]
+            worth[str(site)] = own["selectivity"] + own["confidence_selectivity"]
+        left_out = [value for site, value in worth.items() if site not in row["sites"]]
+        assert all(worth[site] >= value - 2e-6 for site in row["sites"] for value in left_out)
+        assert worth[row["best_site"]] == pytest.approx(max(worth.values()), abs=2e-6)
+        assert row["sites"] == sorted(row["sites"])
+        assert row["settings"] == [chosen[row["concept"], site]["setting"] for site in row["sites"]]
+        best = chosen[row["concept"], row["best_site"]]
+        for gain, measured in (("gain", "selectivity"), ("confidence_gain", "confidence_selectivity")):
+            assert row[gain] == pytest.approx(row[measured] - best[measured], abs=1e-6)
+        assert row["base_target_confidence"] == best["base_target_confidence"]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_what_is_measured_is_what_plain_passes_give(audit, family):
+    """One row and one edit at a time, whole passes with the hooks of every site."""
+    folder, config = audit(family)
+    checkpoint, dataset = load_checkpoint(config.checkpoint.path), read_dataset(folder / "prepare")
+    labels = resolve_labels(checkpoint, dataset.concepts, config.dataset, "constrained")
+    template = "{text}" if family == "bert" else PROMPT
+    tested = [i for i, split in enumerate(dataset.split) if split == "test"]
+    texts = [template.replace("{text}", dataset.text[i]) for i in tested]
+    encoded = Encoder(checkpoint.tokenizer, 128).encode(texts)
+    truth = [labels.concepts.index(dataset.concept[i]) for i in tested]
+    known = {
+        (own.ranges.concept, str(own.ranges.site), own.name): own
+        for own in read_methods(folder / "fit", config)
+        if own.role == "tuned"
+    }
+    if family == "gpt2":
+        asked = encode_questions(checkpoint, read_questions(config.evaluate.questions))
+        documents = Encoder(checkpoint.tokenizer, 64).encode(read_documents(config.evaluate.auxiliary, 200))
+    compared = 0
+    for row in read(folder, "joint"):
+        if row["concept"] is None:
+            continue
+        edits = [
+            known[row["concept"], site, name].edit("auto")
+            for site, name in zip(row["sites"], row["settings"], strict=True)
+        ]
+        right, sure = [], []
+        with edit(checkpoint.model, edits):
+            for ids, own in zip(encoded, truth, strict=True):
+                logits = reference.logits_of(checkpoint.model, ids)[-1]
+                answer = reference.answer(logits, dict(enumerate(labels.ids)), "constrained", own)
+                right.append(answer[0])
+                sure.append(answer[1])
+        target = np.array(truth) == labels.concepts.index(row["concept"])
+        for group, members in (("target", target), ("complement", ~target)):
+            assert row[f"{group}_accuracy"] == pytest.approx(np.mean(np.array(right)[members]))
+            assert row[f"{group}_confidence"] == pytest.approx(np.mean(np.array(sure)[members]), rel=1e-4)
+            assert row[f"n_{group}"] == members.sum()
+        if family == "gpt2":
+            with edit(checkpoint.model, edits):
+                told = [reference.logits_of(checkpoint.model, ids) for ids in asked.encoded]
+                cost = [reference.nll(reference.logits_of(checkpoint.model, ids), ids) for ids in documents]
+            letters = [
+                int(one[-1, list(asked.letters)][:count].argmax())
+                for one, count in zip(told, asked.choices, strict=True)
+            ]
+            assert row["questions_accuracy"] == np.mean(np.array(letters) == asked.answers)
+            tokens = sum(len(ids) - 1 for ids in documents)
+            assert row["perplexity"] == pytest.approx(np.exp(sum(cost) / tokens), rel=1e-5)
+        compared += abs(row["target_confidence_drop"]) > 1e-4
+    assert compared > 0, "nothing was edited"
+
+
+def evaluated(folder, config, out):
+    """The stage `evaluate` of an audit once more, in another folder."""
+    for stage in ("prepare", "extract", "fit"):
+        (out / stage).symlink_to(folder / stage)
+    run_stage("evaluate", config, out)
+    return out / "evaluate"
+
+
+def test_asking_for_it_changes_no_byte_of_the_other_tables(audit, tmp_path):
+    folder, config = audit("gpt2")
+    asked = config.interventions.model_copy(update={"joint": ()})
+    without = evaluated(folder, config.model_copy(update={"interventions": asked}), tmp_path)
+    assert tables_at(folder / "evaluate") == tables_at(without) | {"joint.parquet"}
+    for name in tables_at(without):
+        assert (without / name).read_bytes() == (folder / "evaluate" / name).read_bytes(), name
+
+
+def test_an_interruption_between_parts_changes_no_byte(audit, tmp_path, monkeypatch):
+    folder, config = audit("gpt2")
+    whole, made = PartMaker.__call__, []
+
+    def make(maker, name):
+        if "-joint-" in name and first:
+            raise KeyboardInterrupt
+        whole(maker, name)
+        made.append(name)
+
+    monkeypatch.setattr(PartMaker, "__call__", make)
+    first = True
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(folder, config, tmp_path)
+    before, first = {*made}, False
+    made.clear()
+    run_stage("evaluate", config, tmp_path)
+    assert any("-joint-" in name for name in made)
+    assert before, "something was finished"
+    assert not before & {*made}, "what is finished is kept"
+    for name in tables_at(folder / "evaluate"):
+        assert (tmp_path / "evaluate" / name).read_bytes() == (folder / "evaluate" / name).read_bytes(), name
