@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from neuronlens.comparison.page import html as comparison_html
+from neuronlens.pages.drawing import Figure
 from neuronlens.report.context import Context, Links, Step
 from neuronlens.report.index import added, entry, index_html
 from neuronlens.report.page import html
@@ -75,6 +80,23 @@ OURS = (
 )
 """Texts of audit.json, explorer.json and comparison.json that can be no others than those which the code knows, or are packed."""
 Path_ = tuple[str, ...]
+
+
+@contextmanager
+def charts_drawn_once() -> Iterator[None]:
+    """While pages of one audit are made again and again: charts hold numbers alone, so they are the same on all of them."""
+    drawn: dict[str, str] = {}
+    svg = Figure.svg
+
+    def once(figure: Figure) -> str:
+        key = f"{figure.template} {json.dumps(figure.data)}"
+        if key not in drawn:
+            drawn[key] = svg(figure)
+        return drawn[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "svg", once)
+        yield
 
 
 def texts_of(document: Any, path: Path_ = ()) -> Iterator[tuple[Path_, str]]:

@@ -64,18 +64,19 @@ def names(strings: list[str]) -> list[str]:
 def folder(strings: list[str], names: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page of each kind; what stands around an audit stands on names.html."""
     root = tmp_path_factory.mktemp("hostile")
-    for name, settings, inputs in (
-        ("names", *hostile.names_audit(root / "names", names, warnings=strings)),
-        ("texts", *hostile.texts_audit(root / "texts", strings)),
-    ):
-        out = root / name / "report"
-        out.mkdir()
-        report(settings, inputs, out)
-        (out / "report.html").rename(root / f"{name}.html")
-    told = (read_json(root / "names" / "report" / f"{name}.json") for name in ("audit", "explorer"))
-    (root / "names.html").write_text(html(*told, context=places.context(names)), encoding="utf-8")
-    (root / "comparison.html").write_text(places.comparison_page(names), encoding="utf-8")
-    (root / "index.html").write_text(places.index_page(names), encoding="utf-8")
+    with places.charts_drawn_once():
+        for name, settings, inputs in (
+            ("names", *hostile.names_audit(root / "names", names, warnings=strings)),
+            ("texts", *hostile.texts_audit(root / "texts", strings)),
+        ):
+            out = root / name / "report"
+            out.mkdir()
+            report(settings, inputs, out)
+            (out / "report.html").rename(root / f"{name}.html")
+        told = (read_json(root / "names" / "report" / f"{name}.json") for name in ("audit", "explorer"))
+        (root / "names.html").write_text(html(*told, context=places.context(names)), encoding="utf-8")
+        (root / "comparison.html").write_text(places.comparison_page(names), encoding="utf-8")
+        (root / "index.html").write_text(places.index_page(names), encoding="utf-8")
     return root
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,6 @@ import pytest
 
 from neuronlens import figures
 from neuronlens.artifact import read_json
-from neuronlens.pages.drawing import Figure
 from neuronlens.pages.standalone import stand_alone, svg_file
 from neuronlens.pages.text import visible
 from neuronlens.report import view
@@ -45,18 +43,8 @@ _IN_FILE = """() => {
 
 @pytest.fixture(scope="module", autouse=True)
 def everything_is_drawn() -> Iterator[None]:
-    """Pages draw some of many concepts; here all, so that each name is everywhere. Charts hold numbers alone: the same are on all pages."""
-    drawn: dict[str, str] = {}
-    svg = Figure.svg
-
-    def once(figure: Figure) -> str:
-        key = f"{figure.template} {json.dumps(figure.data)}"
-        if key not in drawn:
-            drawn[key] = svg(figure)
-        return drawn[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "svg", once)
+    """Pages draw some of many concepts; here all, so that each name is everywhere."""
+    with places.charts_drawn_once(), pytest.MonkeyPatch.context() as patch:
         for module, name in (
             (view, "CONCEPTS_DRAWN"),
             (movement, "CONCEPTS_DRAWN"),
@@ -82,8 +70,10 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> tuple[Document, Docum
     )
     report(settings, inputs, folder)
     audit = read_json(folder / "audit.json")
-    first = {card["concept"]: card for card in reversed(audit["neurons"])}
-    return audit | {"neurons": [*first.values()]}, read_json(folder / "explorer.json")
+    # each name in each table and chart, once: many pages are made of this
+    audit["neurons"] = [*{card["concept"]: card for card in reversed(audit["neurons"])}.values()]
+    audit["results"] = [row for row in audit["results"] if row["site"] == SITES[-1]]
+    return audit, read_json(folder / "explorer.json")
 
 
 @pytest.fixture(scope="module")
