@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 
 from benchmarks import explorer
+from neuronlens.artifact import read_json
+from neuronlens.comparison.page import html as comparison_html
+from neuronlens.report.page import html
+from tests.browser import places
 from tests.browser.conftest import Watched
+from tests.report.around import comparison, context
 
 A4 = 688
 """Pixels between the margins of a sheet, 182 mm."""
@@ -30,12 +35,29 @@ def shown(request: pytest.FixtureRequest, address: str) -> str:
     return address + str(request.param)
 
 
+@pytest.fixture(scope="module")
+def read(address: str, reported: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Page -> its address: of an audit with a card of its explorer, of one in its workspace, of a comparison, and over all audits."""
+    folder = tmp_path_factory.mktemp("pages")
+    audit = read_json(reported["report"] / "audit.json")
+    made = {
+        "workspace": html(audit, context=context()),
+        "comparison": comparison_html(comparison(), context()),
+        "index": places.index_page(["one checkpoint", "another"]),
+    }
+    for name, text in made.items():
+        (folder / f"{name}.html").write_text(text, encoding="utf-8")
+    return {"report": address + CARD, **{name: (folder / f"{name}.html").as_uri() for name in made}}
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(visit: Callable[..., Watched], address: str, scheme: str) -> None:
+@pytest.mark.parametrize("name", ["report", "workspace", "comparison", "index"])
+def test_axe_finds_nothing_serious(visit: Callable[..., Watched], read: dict[str, str], name: str, scheme: str) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
-    page = visit(address + CARD, color_scheme=scheme).page
-    page.wait_for_selector("#explorer-card")
+    page = visit(read[name], color_scheme=scheme).page
+    if name == "report":
+        page.wait_for_selector("#explorer-card")
     page.locator("section").evaluate_all(_OPEN_ONE)
     found: list[dict[str, Any]] = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
     told = [
