@@ -13,7 +13,7 @@ from benchmarks import profile
 from benchmarks.measure import Ratio, interleave
 from neuronlens.activations.batching import Batch, collate, split_batches, token_budget_batches
 from neuronlens.activations.memory import CPU_TOKENS
-from neuronlens.sites import family_of
+from neuronlens.activations.readout import has_vocabulary
 
 READ_ROWS = 48  # where batches are compared with others of the same rows: few rows make small batches
 MANY_ROWS = 3000
@@ -110,7 +110,7 @@ def blocks(model: PreTrainedModel, rows: Sequence[Batch]) -> Iterator[None]:
     """Forward passes without a head, batch by batch."""
     for batch in rows:
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        if family_of(model.config.model_type).decoder:
+        if has_vocabulary(model):
             inputs |= {"position_ids": batch.position_ids, "use_cache": False}
         model.base_model(**inputs)
         yield

@@ -18,6 +18,7 @@ from benchmarks.words import lengths
 from neuronlens.activations.batching import placed, split_batches
 from neuronlens.activations.hidden import Keeper
 from neuronlens.activations.passes import Pass, Passes
+from neuronlens.activations.readout import has_vocabulary
 from neuronlens.dataset import Dataset
 from neuronlens.encoding import Labels
 from neuronlens.sites import expand_sites, family_of, layer_count
@@ -65,8 +66,10 @@ def extraction(
     lengths = [len(ids) for ids in encoded]
     sites = expand_sites(["resid_post.all", "mlp_post.all"], layer_count(model.config))
     batches = split_batches(lengths, dataset.split, batch_tokens)
-    kind = "language_model" if family_of(model.config.model_type).decoder else "classifier"
-    checkpoint = SimpleNamespace(model=model, config=model.config, tokenizer=None, kind=kind)
+    kind = "language_model" if has_vocabulary(model) else "classifier"
+    checkpoint = SimpleNamespace(
+        model=model, config=model.config, tokenizer=None, kind=kind, family=family_of(model.config)
+    )
     keeper = Keeper.of_sites(model, sites, batches, lengths) if keep else None
     labels = Labels(CONCEPTS, (0, 1), CONCEPTS)
     passes = Passes(checkpoint, dataset, encoded, labels, sites, "auto", "constrained", keeper)

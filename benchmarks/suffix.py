@@ -15,13 +15,13 @@ from transformers import BertConfig, BertForSequenceClassification, GPT2Config, 
 from benchmarks.extraction import batches
 from benchmarks.measure import APART, Ratio, interleave
 from neuronlens.activations.batching import Batch, collate
-from neuronlens.activations.readout import deciding_logits
+from neuronlens.activations.readout import deciding_logits, has_vocabulary
 from neuronlens.evaluation import deciding
 from neuronlens.evaluation.deciding import Unedited, deciding_passes
 from neuronlens.evaluation.shared_prompt import SharedPrompt
 from neuronlens.interventions.edit import Intervention, edit
 from neuronlens.interventions.operators import Target
-from neuronlens.sites import COMPONENTS, Site, family_of, layer_count, site_width
+from neuronlens.sites import COMPONENTS, Site, layer_count, site_width
 
 CONCEPTS, OPERATORS, TAUS = 14, ("zero", "mean", "dampen", "clamp"), (1.0, 2.0, 2.5)
 SHARE = 0.3
@@ -39,7 +39,7 @@ def run() -> Iterator[tuple[str, list[Ratio]]]:
         count = CONCEPTS * len(OPERATORS) * len(TAUS)
         with torch.inference_mode():
             yield f"{name}: {count} edits, over as many full forward passes", sweeps(model, batches(model, BATCHES))
-            if family_of(model.config.model_type).decoder:
+            if has_vocabulary(model):
                 title = (
                     f"{name}: an edit of rows behind {SHARED} shared tokens, {OWN} of their own, over rows run whole"
                 )
@@ -76,7 +76,7 @@ def _all(model: PreTrainedModel, rows: list[Batch], edits: list[Intervention], r
 
     site = edits[0].site
     variants: dict[str, Callable[[], object]] = {f"{site}": together}
-    if family_of(model.config.model_type).decoder:
+    if has_vocabulary(model):
         variants[f"{site}, logits of {CONCEPTS} labels"] = lambda: together(range(CONCEPTS))
     share = len(some) / len(edits)
     return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from neuronlens.artifact import hash_files, read_json, slug
 from neuronlens.config import CheckpointParams
 from neuronlens.errors import ArtifactError, CheckpointError
+from neuronlens.families import FAMILIES, Family
 from neuronlens.hub import hub_errors
-from neuronlens.sites import FAMILIES, Family, family_of
+from neuronlens.sites import family_of
+from neuronlens.structure import differences, hold, tell
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -64,7 +66,7 @@ class Checkpoint:
     @property
     def family(self) -> Family:
         """Where this model keeps its blocks."""
-        return family_of(self.config.model_type)
+        return family_of(self.config)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -118,7 +120,16 @@ class Checkpoint:
             )
         model.requires_grad_(False)
         ready: PreTrainedModel = model.eval().to(default_device())
+        hold(ready.config, self.family)
+        self._refuse_a_wrong_guess(ready)
         return ready
+
+    def _refuse_a_wrong_guess(self, model: PreTrainedModel) -> None:
+        if self.config.model_type in FAMILIES:
+            return
+        for difference in differences(model, self.family):
+            if difference.fatal:
+                raise CheckpointError(difference.what, where=str(self.path), cure=difference.cure)
 
 
 @contextlib.contextmanager
@@ -142,12 +153,18 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def load_checkpoint(path: str | Path, *, revision: str | None = None, dtype: str = "auto") -> Checkpoint:
+def load_checkpoint(
+    path: str | Path, *, revision: str | None = None, dtype: str = "auto", family: Mapping[str, Any] | None = None
+) -> Checkpoint:
     """Open a checkpoint: a local folder, or a hub id (`owner/name` or `owner/name@revision`) whose safe files are downloaded.
+
+    Args:
+        family: where the model keeps its parts, as far as neither docs/models.md nor its structure tells rightly: fields of `Family`.
 
     Raises:
         CheckpointError: no such folder or repository, pickled weights only, code of its own, or a model that is neither a sequence
-            classifier nor a causal language model of a supported family.
+            classifier nor a causal language model.
+        SiteError: the model is not built as `family` says, or of an unknown type and its blocks cannot be found.
     """
     folder, name = _locate(str(path), revision)
     raw = _safe_config(folder)
@@ -164,11 +181,33 @@ def load_checkpoint(path: str | Path, *, revision: str | None = None, dtype: str
 
     from transformers import AutoConfig
 
+    _refuse_foreign_code(folder, raw)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"config.json cannot be used ({error})", where=str(folder)) from error
+    if family:
+        tell(config, family)
+    _refuse_what_cannot_run(folder, raw, config, kind)
     return Checkpoint(folder, name, _fingerprint(folder), config, kind, dtype)
+
+
+def _refuse_what_cannot_run(folder: Path, raw: dict[str, Any], config: PretrainedConfig, kind: Kind) -> None:
+    where = str(folder / "config.json")
+    if getattr(config, "is_encoder_decoder", False):
+        raise CheckpointError(
+            f"model type {config.model_type!r} has an encoder and a decoder, which is not supported",
+            where=where,
+            cure=f"Supported: {', '.join(FAMILIES)}, and others that are one stack of blocks.",
+        )
+    if kind == "language_model" and not family_of(config).decoder:
+        raise _neither(where, raw)
+    if kind == "classifier" and family_of(config).decoder and config.pad_token_id is None:
+        raise CheckpointError(
+            "names no pad_token_id, by which a causal classifier finds the last token of a row",
+            where=where,
+            cure="Set it to the padding token that the model was trained with.",
+        )
 
 
 _lock = Lock()
@@ -185,7 +224,8 @@ def open_checkpoint(params: CheckpointParams) -> Checkpoint:
         raise CheckpointError(
             "no checkpoint is named", where="checkpoint.path", cure="Name a folder or hub id with --checkpoint."
         )
-    found = load_checkpoint(params.path, revision=params.revision, dtype=params.dtype)
+    told = params.family.model_dump(exclude_none=True) if params.family else None
+    found = load_checkpoint(params.path, revision=params.revision, dtype=params.dtype, family=told)
     with _lock:
         if _opened is None or _identity(_opened) != _identity(found):
             _opened = found
@@ -200,7 +240,7 @@ def close_checkpoint() -> None:
 
 
 def _identity(checkpoint: Checkpoint) -> tuple[object, ...]:
-    return checkpoint.path, checkpoint.name, checkpoint.fingerprint, checkpoint.dtype
+    return checkpoint.path, checkpoint.name, checkpoint.fingerprint, checkpoint.dtype, checkpoint.family
 
 
 def identify_checkpoint(params: CheckpointParams) -> tuple[str, str]:
@@ -264,28 +304,41 @@ def _safe_config(folder: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise CheckpointError("is no JSON object", where=str(file), cure="Copy the checkpoint again.")
     raw["model_type"] = str(raw.get("model_type"))
-    if raw.get("auto_map") and raw.get("model_type") not in FAMILIES:
-        raise CheckpointError(
-            "needs code of its own, which is never run", where=str(file), cure="Use a family built into transformers."
-        )
-    if raw.get("model_type") not in FAMILIES:
-        raise CheckpointError(
-            f"model type {raw.get('model_type')!r} is not supported",
-            where=str(file),
-            cure=f"Supported: {', '.join(FAMILIES)}.",
-        )
     return raw
+
+
+def _refuse_foreign_code(folder: Path, raw: dict[str, Any]) -> None:
+    from transformers import CONFIG_MAPPING
+
+    if raw["model_type"] in CONFIG_MAPPING:
+        return
+    if raw.get("auto_map"):
+        raise CheckpointError(
+            "needs code of its own, which is never run",
+            where=str(folder / "config.json"),
+            cure="Use a family built into transformers.",
+        )
+    raise CheckpointError(
+        f"model type {raw['model_type']!r} is not one that the installed transformers has a class for",
+        where=str(folder / "config.json"),
+        cure=f"Supported: {', '.join(FAMILIES)}, and others that are one stack of blocks.",
+    )
 
 
 def _kind(folder: Path, raw: dict[str, Any]) -> Kind:
     architecture = str((raw.get("architectures") or [""])[0])
     if architecture.endswith("ForSequenceClassification"):
         return "classifier"
-    if architecture.endswith(("ForCausalLM", "LMHeadModel")) and FAMILIES[raw["model_type"]].decoder:
+    if architecture.endswith(("ForCausalLM", "LMHeadModel")):
         return "language_model"
-    raise CheckpointError(
+    raise _neither(str(folder / "config.json"), raw)
+
+
+def _neither(where: str, raw: dict[str, Any]) -> CheckpointError:
+    architecture = str((raw.get("architectures") or [""])[0])
+    return CheckpointError(
         f"architecture {architecture or 'unknown'!r} is neither a sequence classifier nor a causal language model",
-        where=str(folder / "config.json"),
+        where=where,
         cure="Audit a model saved from AutoModelForSequenceClassification or AutoModelForCausalLM.",
     )
 

@@ -35,12 +35,29 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
 
 
+class FamilyParams(_Section):
+    """Where a model keeps its parts, as far as neither docs/models.md nor its structure tells rightly. Paths begin below the one above."""
+
+    blocks: str | None = Field(default=None, description="the list of blocks, below the model without its head")
+    mlp_down: str | None = Field(
+        default=None, description="below a block, the projection that mlp_post is the input of"
+    )
+    attn_out: str | None = Field(default=None, description="below a block, what gives the vector that attention adds")
+    mlp_out: str | None = Field(default=None, description="below a block, what gives the vector that the MLP adds")
+    decoder: bool | None = Field(default=None, description="whether tokens see those before them alone")
+    layers: str | None = Field(default=None, description="config attribute that counts the blocks")
+    inner: str | None = Field(default=None, description="config attribute with the width of the MLP")
+
+
 class CheckpointParams(_Section):
     """Which model."""
 
     path: str = Field(default="", description="folder of a checkpoint, or hub id (owner/name)")
     revision: str | None = Field(default=None, description="hub revision: a branch, a tag or a commit")
     dtype: Dtype = Field(default="auto", description="auto: as stored; float32, bfloat16, float16")
+    family: FamilyParams | None = Field(
+        default=None, description="where a model of an unknown family keeps its parts (docs/models.md)"
+    )
 
 
 class DatasetParams(_Section):

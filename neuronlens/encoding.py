@@ -12,6 +12,7 @@ from neuronlens.checkpoint import Checkpoint
 from neuronlens.config import DatasetParams
 from neuronlens.errors import ConfigError, DatasetError
 from neuronlens.questions import Question
+from neuronlens.sites import family_of
 from neuronlens.values import Scoring
 
 if TYPE_CHECKING:
@@ -28,11 +29,13 @@ class Encoder:
         tokenizer: the checkpoint's own.
         max_tokens: length that a row is cut to, prompt and special tokens included.
         prompt: template with `{text}`, or None for the bare text.
+        unseen: token that the model does not look at where it ends a row; a row is cut before it.
     """
 
     tokenizer: PreTrainedTokenizerBase
     max_tokens: int
     prompt: str | None = None
+    unseen: int | None = None
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """[N] lists of token ids. An over-long text is cut at its end; the template around it stays whole.
@@ -47,7 +50,7 @@ class Encoder:
             finally:
                 self.tokenizer.truncation_side = given
             bare: list[list[int]] = found["input_ids"]
-            return bare
+            return bare if self.unseen is None else [_before_the_end(ids, self.unseen) for ids in bare]
         before, after = self.prompt.split("{text}")
         encoded: list[list[int]] = self.tokenizer([before + text + after for text in texts], verbose=False)["input_ids"]
         for row, ids in enumerate(encoded):
@@ -98,22 +101,34 @@ class Encoder:
         return ids
 
 
+def _before_the_end(ids: list[int], token: int) -> list[int]:
+    """Token ids without those at their end that are a certain one; a row of nothing else keeps one."""
+    length = len(ids)
+    while length > 1 and ids[length - 1] == token:
+        length -= 1
+    return ids[:length]
+
+
 def encoder_for(checkpoint: Checkpoint, params: DatasetParams, room: int = 0) -> Encoder:
     """How the labelled rows of an audit are tokenised: language models get the prompt, classifiers the bare text.
 
     Args:
         room: positions of the model that a row leaves free, for what is generated behind it.
     """
-    prompt = None if checkpoint.kind == "classifier" else (params.prompt or DEFAULT_PROMPT)
-    return Encoder(checkpoint.tokenizer, min(params.max_tokens, longest_input(checkpoint) - room), prompt)
+    longest = min(params.max_tokens, longest_input(checkpoint) - room)
+    if checkpoint.kind == "language_model":
+        return Encoder(checkpoint.tokenizer, longest, params.prompt or DEFAULT_PROMPT)
+    # a causal classifier reads the last token that is no padding token, and nothing behind that has come into it
+    return Encoder(
+        checkpoint.tokenizer, longest, unseen=checkpoint.config.pad_token_id if checkpoint.family.decoder else None
+    )
 
 
 def longest_input(checkpoint: Checkpoint) -> int:
     """Most tokens the model has positions for."""
     config = checkpoint.config
     positions = int(getattr(config, "max_position_embeddings", 0) or 1 << 30)
-    # RoBERTa numbers its positions from pad_token_id + 1
-    return positions - (config.pad_token_id + 1) if config.model_type == "roberta" else positions
+    return positions - (config.pad_token_id + 1) if family_of(config).padded_positions else positions
 
 
 @dataclass(frozen=True)

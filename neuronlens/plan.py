@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from neuronlens.activations.batching import Ints, collate, pad_id_of, split_batches
+from neuronlens.activations.batching import Ints, collate, padding_of, split_batches
 from neuronlens.activations.hidden import Keeper
 from neuronlens.activations.memory import batch_budget
 from neuronlens.activations.ordinary import TEXTS, looked_into
@@ -17,7 +17,7 @@ from neuronlens.config import Config, InterventionParams, TunedParams
 from neuronlens.dataset import read_documents, spare_documents
 from neuronlens.encoding import Encoder, encoder_for, longest_input
 from neuronlens.evaluation.cost import Route, Shape, deciding_route, joint_route, text_route
-from neuronlens.evaluation.shared_prompt import shared_tokens
+from neuronlens.evaluation.shared_prompt import can_share, shared_tokens
 from neuronlens.prepare import Inputs, check
 from neuronlens.sites import Site, site_width
 
@@ -161,7 +161,7 @@ def plan(config: Config) -> Plan:
         if not keeper.keeps(name):
             what, again = "once more, as its hidden states would not fit into memory", size
         steps.append(step("evaluate", f"{name}: unedited, {what}", again + shape.head * len(own)))
-        together = shared_tokens(own) if checkpoint.family.decoder else []
+        together = shared_tokens(own) if can_share(checkpoint.model) else []
         routes = {
             site: deciding_route(
                 shape,
@@ -196,13 +196,13 @@ def plan(config: Config) -> Plan:
 
 def _spared(config: Config, inputs: Inputs, batches: Mapping[str, Sequence[Ints]], lengths: Sequence[int]) -> int:
     """Tokens that extraction's last block does not follow (see `neuronlens.activations.passes`)."""
-    pooling, model_type = config.extract.pooling, inputs.checkpoint.config.model_type
+    pooling, model = config.extract.pooling, inputs.checkpoint.model
     drawn, _ = looked_into(inputs.dataset.split, config.seed)
     return sum(
         lengths[row] - 1
         for split, members in batches.items()
         for rows in members
-        if one_token_will_do(split, pooling, model_type) and {*drawn}.isdisjoint(rows.tolist())
+        if one_token_will_do(split, pooling, model) and {*drawn}.isdisjoint(rows.tolist())
         for row in rows.tolist()
     )
 
@@ -229,7 +229,7 @@ def _documents(config: Config, inputs: Inputs) -> tuple[list[int], list[int]]:
 def _token_seconds(inputs: Inputs, encoded: Sequence[Sequence[int]], rows: Ints) -> float:
     """Seconds of a token in a plain pass through the blocks, from one batch."""
     model = inputs.checkpoint.model
-    batch = collate(encoded, rows, pad_id=pad_id_of(inputs.checkpoint.tokenizer), device=model.device)
+    batch = collate(encoded, rows, pad_id=padding_of(inputs.checkpoint), device=model.device)
     seconds = []
     with torch.inference_mode():
         for _ in range(_MEASURED):

@@ -14,7 +14,7 @@ from neuronlens.config import Config
 from neuronlens.dataset import SPLITS, Dataset, open_dataset, read_documents
 from neuronlens.encoding import Labels, encode_questions, encoder_for, resolve_labels
 from neuronlens.questions import read_questions
-from neuronlens.sites import Site, expand_sites, layer_count, site_width, top_count
+from neuronlens.sites import Site, expand_sites, layer_count, module_below_block, site_width, top_count
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ def check(config: Config) -> Inputs:
     """
     checkpoint = open_checkpoint(config.checkpoint)
     sites = expand_sites(config.extract.sites, layer_count(checkpoint.config))
+    for site in sites:
+        module_below_block(checkpoint.config, site)
     asked = config.interventions
     tops = [*asked.top, *(asked.tuned.top if asked.tuned else ())]
     for site, top in product(sites, tops):

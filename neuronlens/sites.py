@@ -2,114 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from neuronlens.errors import SiteError, did_you_mean
+from neuronlens.families import Family
+from neuronlens.structure import known_family
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-COMPONENTS = ("resid_post", "mlp_post")
+COMPONENTS = ("attn_out", "mlp_post", "mlp_out", "resid_post")  # in the order in which a forward call meets them
 
 
 @dataclass(frozen=True)
-class Attention:
-    """Where a block keeps its attention, as paths below the block.
-
-    Attributes:
-        module: takes hidden states of all tokens and returns what each token gathered, first of a tuple.
-        entrance: the module that hands it the hidden states: the norm in front of it, or itself where the norm comes behind.
-        out: projection that every token's gathered values pass one by one.
-        query: projection that makes the queries. None where they cannot be had apart from keys and values.
-        query_first: whether it makes queries, keys and values at once, a third of its outputs each.
-    """
-
-    module: str
-    entrance: str
-    out: str
-    query: str | None
-    query_first: bool = False
-
-
-@dataclass(frozen=True)
-class Family:
-    """Where a model type keeps its parts, as paths below its base model (the model without a head).
-
-    Attributes:
-        blocks: the ModuleList of transformer blocks.
-        mlp_down: the MLP's down projection, below a block; its input is what `mlp_post` means (act(gate) * up where gated).
-        mlp: below a block, the module that ends with the down projection, or the one whose output that takes.
-        attention: of a block.
-        layers: config attribute that counts the blocks.
-        inner: config attribute with the MLP's width; where it is None in the config the width is 4 x hidden (GPT-2).
-        decoder: causal attention; decides which token stands for a row.
-    """
-
-    blocks: str
-    mlp_down: str
-    mlp: str
-    attention: Attention
-    layers: str = "num_hidden_layers"
-    inner: str = "intermediate_size"
-    decoder: bool = True
-
-
-_BERT = Family(
-    "encoder.layer",
-    "output.dense",
-    "intermediate",
-    Attention("attention.self", "attention.self", "attention.output.dense", "attention.self.query"),
-    decoder=False,
-)
-_LLAMA = Family(
-    "layers",
-    "mlp.down_proj",
-    "mlp",
-    Attention("self_attn", "input_layernorm", "self_attn.o_proj", "self_attn.q_proj"),
-)
-FAMILIES: Mapping[str, Family] = {
-    "bert": _BERT,
-    "roberta": _BERT,
-    "distilbert": Family(
-        "transformer.layer",
-        "ffn.lin2",
-        "ffn",
-        Attention("attention", "attention", "attention.out_lin", "attention.q_lin"),
-        layers="n_layers",
-        inner="hidden_dim",
-        decoder=False,
-    ),
-    "gpt2": Family(
-        "h",
-        "mlp.c_proj",
-        "mlp",
-        Attention("attn", "ln_1", "attn.c_proj", "attn.c_attn", query_first=True),
-        layers="n_layer",
-        inner="n_inner",
-    ),
-    "gpt_neox": Family(
-        "layers",
-        "mlp.dense_4h_to_h",
-        "mlp",
-        Attention("attention", "input_layernorm", "attention.dense", None),  # queries, keys, values alternate by head
-    ),
-    "llama": _LLAMA,
-    "qwen2": _LLAMA,
-    "gemma2": _LLAMA,
-}
-
-
-@dataclass(frozen=True, order=True)
 class Site:
-    """A component of one layer.
+    """A component of one layer. Sites are ordered as a forward call meets them.
 
     Attributes:
         layer: counted from 0.
-        component: `resid_post`, the block's output before any final norm, or `mlp_post`, the input of the MLP's down projection.
+        component: `resid_post`, the block's output before any final norm; `mlp_post`, the input of the MLP's down projection; `attn_out`
+            and `mlp_out`, what attention and MLP add to the residual stream.
     """
 
     layer: int
@@ -117,6 +33,9 @@ class Site:
 
     def __str__(self) -> str:
         return f"{self.component}.{self.layer}"
+
+    def __lt__(self, other: Site) -> bool:
+        return (self.layer, COMPONENTS.index(self.component)) < (other.layer, COMPONENTS.index(other.component))
 
     @classmethod
     def parse(cls, text: str) -> Site:
@@ -135,24 +54,19 @@ class Site:
         return cls(int(layer), component)
 
 
-def family_of(model_type: str) -> Family:
-    """The family of a config's `model_type`.
+def family_of(config: Any) -> Family:
+    """The family of a transformers config: as it was told, as `neuronlens.families` has it, or as its structure shows.
 
     Raises:
-        SiteError: the family is not known.
+        SiteError: the family is not known and its blocks cannot be found.
     """
-    try:
-        return FAMILIES[model_type]
-    except KeyError:
-        raise SiteError(
-            f"model type {model_type!r} is not supported", cure=f"Supported: {', '.join(FAMILIES)}."
-        ) from None
+    return known_family(config)
 
 
 def expand_sites(specs: Sequence[str], layers: int) -> tuple[Site, ...]:
     """The sites that specs such as `resid_post.last`, `mlp_post.all` or `resid_post.2` name in a model of that many blocks.
 
-    Ordered by layer, then component; named twice counts once.
+    In the order in which a forward call meets them; named twice counts once.
 
     Raises:
         SiteError: an unknown component, or a layer that does not exist.
@@ -180,16 +94,36 @@ def expand_sites(specs: Sequence[str], layers: int) -> tuple[Site, ...]:
 
 def layer_count(config: Any) -> int:
     """Number of blocks a transformers config declares."""
-    return int(getattr(config, family_of(config.model_type).layers))
+    return int(getattr(config, family_of(config).layers))
 
 
 def site_width(config: Any, site: Site) -> int:
     """Number of neurons at a site, from the config."""
     hidden = int(config.hidden_size)
-    if site.component == "resid_post":
+    if site.component != "mlp_post":
         return hidden
-    inner = getattr(config, family_of(config.model_type).inner, None)
-    return int(inner) if inner is not None else 4 * hidden
+    inner = family_of(config).inner
+    width = inner if isinstance(inner, int) else getattr(config, inner, None)
+    return int(width) if width is not None else 4 * hidden
+
+
+def module_below_block(config: Any, site: Site) -> str:
+    """Path below a block of the module that a site is the output of (`mlp_post`: the input); "" for the block itself.
+
+    Raises:
+        SiteError: where it lies is not known.
+    """
+    if site.component == "resid_post":
+        return ""
+    field = "mlp_down" if site.component == "mlp_post" else site.component
+    path: str | None = getattr(family_of(config), field)
+    if path is None:
+        raise SiteError(
+            f"site {site}: the structure of model type {config.model_type!r} does not show where it lies",
+            where="extract.sites",
+            cure=f"Tell it as a path below a block, such as checkpoint.family: {{{field}: mlp.down_proj}} in params.yaml.",
+        )
+    return path
 
 
 def top_count(width: int, share: float) -> int:
@@ -214,15 +148,17 @@ class Module:
 
     Attributes:
         path: dotted path from the model, for the record.
-        module: a forward hook on it sees `resid_post` as output, a forward pre-hook sees `mlp_post` as first input.
+        module: a forward hook on it sees the site as output, a forward pre-hook sees `mlp_post` as first input.
         reads_input: whether the site is the module's input.
         width: number of neurons.
+        block: where the module sees tokens of all rows in one line, the block, whose input says how many rows there are.
     """
 
     path: str
     module: nn.Module
     reads_input: bool
     width: int
+    block: nn.Module | None = None
 
 
 def blocks_of(model: PreTrainedModel) -> tuple[str, Sequence[nn.Module]]:
@@ -233,7 +169,7 @@ def blocks_of(model: PreTrainedModel) -> tuple[str, Sequence[nn.Module]]:
     """
     base: nn.Module = model.base_model
     prefix = "" if base is model else f"{model.base_model_prefix}."
-    path = family_of(model.config.model_type).blocks
+    path = family_of(model.config).blocks
     try:
         blocks = base.get_submodule(path)
     except AttributeError:
@@ -253,11 +189,12 @@ def resolve(model: PreTrainedModel, site: Site) -> Module:
             f"site {site}: layer {site.layer} does not exist", cure=f"The model has layers 0 to {len(blocks) - 1}."
         )
     block, path = blocks[site.layer], f"{path}.{site.layer}"
-    width = site_width(model.config, site)
-    if site.component == "resid_post":
+    width, below = site_width(model.config, site), module_below_block(model.config, site)
+    if not below:
         return Module(path, block, reads_input=False, width=width)
-    down = family_of(model.config.model_type).mlp_down
     try:
-        return Module(f"{path}.{down}", block.get_submodule(down), reads_input=True, width=width)
+        module = block.get_submodule(below)
     except AttributeError:
-        raise SiteError(f"site {site}: the block has no {down}; the model is not built as its family is") from None
+        raise SiteError(f"site {site}: the block has no {below}; the model is not built as its family is") from None
+    in_line = block if family_of(model.config).flat else None
+    return Module(f"{path}.{below}", module, site.component == "mlp_post", width, in_line)

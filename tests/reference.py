@@ -16,37 +16,70 @@ BLOCKS = {
     "bert": "bert.encoder.layer",
     "roberta": "roberta.encoder.layer",
     "distilbert": "distilbert.transformer.layer",
+    "deberta-v2": "deberta.encoder.layer",
+    "electra": "electra.encoder.layer",
+    "modernbert": "model.layers",
     "gpt2": "transformer.h",
     "gpt_neox": "gpt_neox.layers",
-    "llama": "model.layers",
-    "qwen2": "model.layers",
-    "gemma2": "model.layers",
+    "opt": "model.decoder.layers",
+    "bloom": "transformer.h",
 }
-DOWN = {"bert": "output.dense", "roberta": "output.dense", "distilbert": "ffn.lin2", "gpt2": "mlp.c_proj"} | {
-    "gpt_neox": "mlp.dense_4h_to_h",
-    **dict.fromkeys(("llama", "qwen2", "gemma2"), "mlp.down_proj"),
+DOWN = {
+    **dict.fromkeys(("bert", "roberta", "deberta-v2", "electra"), "output.dense"),
+    "distilbert": "ffn.lin2",
+    "modernbert": "mlp.Wo",
+    "gpt2": "mlp.c_proj",
+    **dict.fromkeys(("gpt_neox", "bloom"), "mlp.dense_4h_to_h"),
+    "opt": "fc2",
 }
+# what is added to the residual stream
+ATTENTION_OUT = {
+    **dict.fromkeys(("bert", "roberta", "deberta-v2", "electra"), "attention.output.dense"),
+    "distilbert": "attention.out_lin",
+    "modernbert": "attn",
+    "gpt2": "attn",
+    "gpt_neox": "attention",
+    "opt": "self_attn",
+    "bloom": "self_attention.dense",
+}
+MLP_OUT = {
+    **dict.fromkeys(("bert", "roberta", "deberta-v2", "electra"), "output.dense"),
+    "distilbert": "ffn",
+    **dict.fromkeys(("modernbert", "gpt2", "gpt_neox"), "mlp"),
+    "opt": "fc2",
+    "bloom": "mlp.dense_4h_to_h",
+}
+for _family in ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3_text", "olmo2"):
+    _normed = _family in ("gemma2", "gemma3_text", "olmo2")
+    BLOCKS[_family], DOWN[_family] = "model.layers", "mlp.down_proj"
+    ATTENTION_OUT[_family] = "post_attention_layernorm" if _normed else "self_attn"
+    MLP_OUT[_family] = "post_feedforward_layernorm" if _normed else "mlp"
 
 
 @contextmanager
 def hooked(model, family, layer, component, change):
-    """Hook a site: `change` sees the activations and gives new ones, or None."""
+    """Hook a site of a model that runs a single row: `change` sees the activations [1, T, D] and gives new ones, or None."""
     block = model.get_submodule(BLOCKS[family])[layer]
+
+    def changed(hidden):
+        new = change(hidden.reshape(1, -1, hidden.shape[-1]))
+        return None if new is None else new.reshape(hidden.shape)
 
     def on_output(_, __, out):
         if isinstance(out, tuple):
-            new = change(out[0])
+            new = changed(out[0])
             return None if new is None else (new, *out[1:])
-        return change(out)
+        return changed(out)
 
     def on_input(_, args):
-        new = change(args[0])
+        new = changed(args[0])
         return None if new is None else (new, *args[1:])
 
-    if component == "resid_post":
-        handle = block.register_forward_hook(on_output)
-    else:
+    if component == "mlp_post":
         handle = block.get_submodule(DOWN[family]).register_forward_pre_hook(on_input)
+    else:
+        path = {"resid_post": "", "attn_out": ATTENTION_OUT.get(family), "mlp_out": MLP_OUT.get(family)}[component]
+        handle = block.get_submodule(path).register_forward_hook(on_output)
     try:
         yield
     finally:
@@ -62,7 +95,7 @@ def logits_of(model, ids):
 
 def deciding(family, ids):
     """Place of the token that stands for the row: the last one of decoders, the first one of encoders."""
-    return 0 if family in ("bert", "roberta", "distilbert") else len(ids) - 1
+    return 0 if family in ("bert", "roberta", "distilbert", "deberta-v2", "electra", "modernbert") else len(ids) - 1
 
 
 def everywhere(model, family, layer, component, ids):

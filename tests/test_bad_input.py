@@ -122,7 +122,7 @@ def test_a_parameter_outside_its_meaning(
     ("site", "told"),
     [
         ("resid_pots.1", "unknown component 'resid_pots' in site 'resid_pots.1'. Did you mean 'resid_post'?"),
-        ("attn_out.1", "unknown component 'attn_out' in site 'attn_out.1'. Known: resid_post, mlp_post."),
+        ("heads.1", "unknown component 'heads' in site 'heads.1'. Known: attn_out, mlp_post, mlp_out, resid_post."),
         ("resid_pots.all", "unknown component 'resid_pots'"),
         ("resid_post", "site 'resid_post' names no layer. Write it as component.layer, such as resid_post.3."),
         ("resid_post.first", "site 'resid_post.first' names no layer"),

@@ -171,7 +171,10 @@ def test_weights_of_another_shape_are_refused(copy):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "t5"}, "model type 't5' is not supported. Supported: bert, roberta"),
+        (
+            {"model_type": "t5"},
+            "model type 't5' has an encoder and a decoder, which is not supported. Supported: bert, distilbert",
+        ),
         (
             {"model_type": "custom", "auto_map": {"AutoConfig": "code.Config"}},
             "needs code of its own, which is never run",
@@ -179,7 +182,11 @@ def test_weights_of_another_shape_are_refused(copy):
         ({"architectures": ["BertForMaskedLM"]}, "architecture 'BertForMaskedLM' is neither a sequence classifier nor"),
         ({"architectures": None}, "architecture 'unknown' is neither"),
         ({"architectures": ["BertLMHeadModel"]}, "architecture 'BertLMHeadModel' is neither"),
-        ({"model_type": ["bert"]}, "is not supported"),
+        ({"model_type": ["bert"]}, "is not one that the installed transformers has a class for"),
+        (
+            {"model_type": "nonsense"},
+            "model type 'nonsense' is not one that the installed transformers has a class for",
+        ),
     ],
 )
 def test_models_that_cannot_be_audited(copy, changes, message):

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuronlens.errors import SiteError
+from neuronlens.families import FAMILIES
 from neuronlens.sites import (
     COMPONENTS,
-    FAMILIES,
     Site,
     blocks_of,
     expand_sites,
@@ -22,8 +22,8 @@ from tests import models, reference
 
 
 def test_every_supported_family_is_tested():
-    assert set(FAMILIES) == set(models.FAMILIES)
-    assert {name for name, family in FAMILIES.items() if family.decoder} == set(models.LANGUAGE_MODELS)
+    assert set(FAMILIES) == {*models.ENCODERS, *models.DECODERS}
+    assert {name for name, family in FAMILIES.items() if family.decoder} == set(models.DECODERS)
 
 
 @given(st.integers(0, 999), st.sampled_from(COMPONENTS))
@@ -60,6 +60,13 @@ def test_words_for_layers():
     assert names("resid_post.4", "resid_post.last", "resid_post.all")[-1] == "resid_post.4"
     assert len(names("resid_post.4", "resid_post.last", "resid_post.all")) == 5
     assert [str(site) for site in expand_sites(["resid_post.middle", "resid_post.last"], 1)] == ["resid_post.0"]
+
+
+@given(st.permutations([f"{component}.{layer}" for component in COMPONENTS for layer in range(3)]))
+def test_sites_come_in_the_order_in_which_a_forward_call_meets_them(names):
+    expected = [f"{part}.{layer}" for layer in range(3) for part in ("attn_out", "mlp_post", "mlp_out", "resid_post")]
+    assert [str(site) for site in expand_sites(names, 3)] == expected
+    assert str(max(map(Site.parse, names))) == "resid_post.2"
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from neuronlens.errors import OutOfMemoryError
 if TYPE_CHECKING:
     import torch
 
+    from neuronlens.checkpoint import Checkpoint
+
 Ints = npt.NDArray[np.int64]
 T = TypeVar("T")
 
@@ -219,6 +221,13 @@ def iterate(
 ) -> Iterator[Batch]:
     """The batches one after the other."""
     return (collate(encoded, rows, pad_id=pad_id, device=device) for rows in batches)
+
+
+def padding_of(checkpoint: Checkpoint) -> int:
+    """The token that rows of a checkpoint are padded with. The head of a causal classifier looks for that of its config."""
+    if checkpoint.kind == "classifier" and checkpoint.family.decoder:
+        return int(checkpoint.config.pad_token_id)
+    return pad_id_of(checkpoint.tokenizer)
 
 
 def pad_id_of(tokenizer: object) -> int:

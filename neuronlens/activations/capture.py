@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,25 +21,52 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def attach(module: Module, change: Callable[[torch.Tensor], torch.Tensor | None]) -> RemovableHandle:
+@dataclass(frozen=True)
+class Attached:
+    """Hooks of a site."""
+
+    handles: tuple[RemovableHandle, ...]
+
+    def remove(self) -> None:
+        """Take them off the model."""
+        for handle in self.handles:
+            handle.remove()
+
+
+def attach(module: Module, change: Callable[[torch.Tensor], torch.Tensor | None]) -> Attached:
     """The one place that hooks a site: `change` sees the activations [B, T, D] and returns new ones, or None to leave them.
 
     Blocks return a tensor or a tuple led by it, by release and family; both are rebuilt as they came.
     """
+    rows: list[int] = []  # of the batch that the block is at
+
+    def in_rows(hidden: torch.Tensor) -> torch.Tensor | None:
+        if hidden.dim() != 2 or not rows:
+            return change(hidden)
+        new = change(hidden.unflatten(0, (rows[0], -1)))
+        return None if new is None else new.flatten(0, 1)
 
     def on_input(_: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        new = change(args[0])
+        new = in_rows(args[0])
         return None if new is None else (new, *args[1:])
 
     def on_output(_: torch.nn.Module, __: tuple[Any, ...], output: Any) -> Any:
         if isinstance(output, tuple):
-            new = change(output[0])
+            new = in_rows(output[0])
             return None if new is None else (new, *output[1:])
-        return change(output)
+        return in_rows(output)
 
+    def count_rows(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        rows[:] = [len(args[0] if args else kwargs["hidden_states"])]
+
+    handles = []
+    if module.block is not None:
+        handles.append(module.block.register_forward_pre_hook(count_rows, with_kwargs=True))
     if module.reads_input:
-        return module.module.register_forward_pre_hook(on_input)
-    return module.module.register_forward_hook(on_output)
+        handles.append(module.module.register_forward_pre_hook(on_input))
+    else:
+        handles.append(module.module.register_forward_hook(on_output))
+    return Attached(tuple(handles))
 
 
 @contextlib.contextmanager
@@ -85,7 +113,7 @@ def capture(model: PreTrainedModel, sites: Sequence[Site | str], pooling: Poolin
         NeuronLensError: a hook's width is not the config's, or it did not fire once per forward call.
     """
     wanted = [Site.parse(site) if isinstance(site, str) else site for site in sites]
-    how = resolve_pooling(pooling, model.config.model_type)
+    how = resolve_pooling(pooling, model.config)
     captured = Captured(wanted)
     with contextlib.ExitStack() as stack:
         tracker = stack.enter_context(TokenTracker(model))

@@ -37,6 +37,7 @@ from neuronlens.encoding import Encoder, Labels, encoder_for, resolve_labels
 from neuronlens.parts import check_planned, go_on, link_files
 from neuronlens.progress import Progress
 from neuronlens.sites import Site, expand_sites, layer_count, resolve, site_width
+from neuronlens.structure import doubts
 
 ROWS = "rows.parquet"
 DOCUMENTS = "documents"
@@ -207,7 +208,7 @@ class Extraction:
             "sites": {str(site): resolve(model, site).path for site in self.sites},
             "widths": {str(site): site_width(self.checkpoint.config, site) for site in self.sites},
             "spare_documents": len(self.documents),
-            "pooling": resolve_pooling(self.config.extract.pooling, self.checkpoint.config.model_type),
+            "pooling": resolve_pooling(self.config.extract.pooling, self.checkpoint.config),
             "prompt": self.encoder.prompt,
             "tokens": sum(lengths),
             "padding_share": round(1 - sum(lengths) / sum(len(rows) * lengths[int(rows[-1])] for rows in members), 6),
@@ -215,6 +216,7 @@ class Extraction:
             "accuracy": float(np.mean(table["correct"].to_numpy(zero_copy_only=False))),
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": default_device(),
+            **({"guessed": guessed} if (guessed := doubts(model)) else {}),
         }
 
 

@@ -15,8 +15,15 @@ import torch
 
 from neuronlens.activations.batching import Batch
 from neuronlens.activations.hidden import hidden_of, like, record_blocks, resume_after
-from neuronlens.activations.readout import deciding_columns, inputs_of, only_tokens
-from neuronlens.sites import family_of, layer_count
+from neuronlens.activations.readout import (
+    decides_by_one_token,
+    deciding_columns,
+    has_vocabulary,
+    inputs_of,
+    logits_of_columns,
+    only_tokens,
+)
+from neuronlens.sites import layer_count
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,20 +49,26 @@ def vectors_together(model: PreTrainedModel, tokens: Sequence[int] | None = None
         tokens: of a language model's vocabulary, the only ones whose logits are needed.
         width: numbers that a vector takes on the way, if more than the model's own width.
     """
-    classes = int(model.config.vocab_size) if family_of(model.config.model_type).decoder else 1
+    classes = int(model.config.vocab_size) if has_vocabulary(model) else 1
     largest = max(classes if tokens is None else len(tokens), width, int(model.config.hidden_size))
     return max(1, _TOGETHER_BYTES // (4 * largest))
 
 
 def deciding_hidden(model: PreTrainedModel, batch: Batch) -> Any:
-    """What the last block gives of the token that decides each row: [B, 1, D], in the block's own form (see `hidden_of`)."""
+    """What the last block gives of the token that decides each row: [B, 1, D], in the block's own form (see `hidden_of`).
+
+    Where a head looks at more than one token, what it has made of them: [B, 1, C] logits of the classes.
+    """
+    if not decides_by_one_token(model):
+        logits: torch.Tensor = model(**inputs_of(model, batch)).logits
+        return logits[:, None]
     return hidden_at(model, inputs_of(model, batch), deciding_columns(model, batch))
 
 
 def hidden_at(model: PreTrainedModel, inputs: Mapping[str, Any], columns: torch.Tensor) -> Any:
     """What the last block gives at one column of each row: [B, 1, D], in the block's own form.
 
-    An encoder's head, which is small, runs as it is; a decoder's at one column, for one token of the vocabulary.
+    A classifier's head, which is small, runs as it is; a language model's at one column, for one token of the vocabulary.
 
     Args:
         inputs: of the model's forward call.
@@ -68,9 +81,9 @@ def hidden_at(model: PreTrainedModel, inputs: Mapping[str, Any], columns: torch.
         return like(output, hidden[rows, columns.to(hidden.device)][:, None])
 
     count = layer_count(model.config)
-    decoder = family_of(model.config.model_type).decoder
-    with record_blocks(model, [count], own) as kept, only_tokens(model, (0,) if decoder else None):
-        model(**inputs, **({"logits_to_keep": 1} if decoder else {}))
+    vocabulary = has_vocabulary(model)
+    with record_blocks(model, [count], own) as kept, only_tokens(model, (0,) if vocabulary else None):
+        model(**inputs, **(logits_of_columns(model, 1) if vocabulary else {}))
     return kept[count]
 
 
@@ -84,10 +97,12 @@ def head_logits(model: PreTrainedModel, hidden: torch.Tensor, output: Any) -> to
     """[N, V] float32 logits of single vectors behind the last block.
 
     Args:
-        hidden: [N, 1, D].
+        hidden: [N, 1, D], as of `deciding_hidden`.
         output: what that block returned of any batch, for its form.
     """
+    if not decides_by_one_token(model):
+        return hidden[:, 0].float()
     inputs = inputs_of(model, single_tokens(len(hidden), model.device))
     with resume_after(model, layer_count(model.config), like(output, hidden)):
         logits: torch.Tensor = model(**inputs).logits
-    return (logits[:, -1] if family_of(model.config.model_type).decoder else logits).float()
+    return (logits[:, -1] if has_vocabulary(model) else logits).float()

@@ -72,13 +72,22 @@ def resume_after(model: PreTrainedModel, count: int, output: Any) -> Iterator[No
     _, blocks = blocks_of(model)
     with contextlib.ExitStack() as stack:
         for index in range(count):
-            stack.enter_context(stand_in(blocks[index], (lambda *_, **__: output) if index == count - 1 else passed_on))
+            given = (lambda *_, **__: output) if index == count - 1 else passed_on(lambda: output)
+            stack.enter_context(stand_in(blocks[index], given))
         yield
 
 
-def passed_on(*args: Any, **kwargs: Any) -> Any:
-    """What a block gives that changes nothing: its hidden states."""
-    return args[0] if args else kwargs["hidden_states"]
+def passed_on(form: Callable[[], Any]) -> Callable[..., Any]:
+    """What a block does that changes nothing.
+
+    Args:
+        form: an output of such a block, for its form.
+    """
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return like(form(), args[0] if args else kwargs["hidden_states"])
+
+    return forward
 
 
 def hidden_of(output: Any) -> torch.Tensor:
@@ -255,7 +264,7 @@ def kept_key(config: Config, checkpoint: Checkpoint, dataset: Dataset, batch_tok
             "rows": [list(dataset.row), list(dataset.text), list(dataset.concept), list(dataset.split)],
             "dataset": config.dataset.model_dump(mode="json", exclude={"path"}),
             "sites": [str(site) for site in expand_sites(config.extract.sites, layer_count(checkpoint.config))],
-            "pooling": resolve_pooling(config.extract.pooling, checkpoint.config.model_type),
+            "pooling": resolve_pooling(config.extract.pooling, checkpoint.config),
             "scoring": config.evaluate.scoring,
             "batch_tokens": batch_tokens,
         }

@@ -13,12 +13,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from neuronlens.activations.capture import stand_in
-from neuronlens.sites import Attention, blocks_of, family_of
+from neuronlens.activations.readout import decides_by_one_token
+from neuronlens.families import Attention
+from neuronlens.sites import blocks_of, family_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Cut = Callable[[torch.Tensor], torch.Tensor]
+
+
+def can_follow_one_token(model: PreTrainedModel) -> bool:
+    """Whether the last block may compute what one token of each row needs alone: one decides, and the block's attention is known."""
+    return decides_by_one_token(model) and family_of(model.config).attention is not None
 
 
 @contextlib.contextmanager
@@ -28,10 +35,12 @@ def one_token_of_last_block(model: PreTrainedModel, columns: torch.Tensor) -> It
     The same up to the order of additions, which products of other shapes may choose differently.
 
     Args:
+        model: of which `can_follow_one_token` holds.
         columns: [B] which token.
     """
     block = blocks_of(model)[1][-1]
-    where = family_of(model.config.model_type).attention
+    where = family_of(model.config).attention
+    assert where is not None
     whole: list[torch.Tensor] = []
 
     def cut(hidden: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from neuronlens.activations.batching import Batch, Halving, Ints, iterate, pad_id_of, token_budget_batches
+from neuronlens.activations.batching import Batch, Halving, Ints, iterate, padding_of, token_budget_batches
 from neuronlens.activations.capture import capture, on_host
 from neuronlens.activations.head import deciding_hidden
 from neuronlens.activations.memory import batch_budget
@@ -193,7 +193,7 @@ class OrdinarySample:
             max_tokens: length that a document is cut to.
         """
         places, generator = looked_into(dataset.split, seed)
-        how = resolve_pooling(pooling, checkpoint.config.model_type)
+        how = resolve_pooling(pooling, checkpoint.config)
         own = [_besides(len(ids), how) for ids in encode(places)]
         bare = Encoder(checkpoint.tokenizer, min(max_tokens, longest_input(checkpoint)))
         self._encoded = dict(enumerate(bare.encode(documents[:TEXTS]) if documents else []))
@@ -243,7 +243,7 @@ def read_tokens(
             return on_host(captured.tokens)
 
         packed = token_budget_batches([len(ids) for ids in texts], batch_tokens)
-        for batch in iterate(texts, packed, pad_id=pad_id_of(checkpoint.tokenizer), device=model.device):
+        for batch in iterate(texts, packed, pad_id=padding_of(checkpoint), device=model.device):
             for part, found in halving.run(batch, run):
                 drawn.store(places[part.rows], found)
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from neuronlens.activations.batching import Batch, Halving, Ints, collate, pad_id_of
+from neuronlens.activations.batching import Batch, Halving, Ints, collate, padding_of
 from neuronlens.activations.capture import Captured, capture, on_host
 from neuronlens.activations.head import deciding_hidden, head_logits, vectors_together
 from neuronlens.activations.hidden import KEPT_SPLITS, Keeper, KeptBatch, hidden_of, off_device, record_blocks
-from neuronlens.activations.last_block import one_token_of_last_block
+from neuronlens.activations.last_block import can_follow_one_token, one_token_of_last_block
 from neuronlens.activations.ordinary import DrawnTokens
 from neuronlens.activations.readout import (
     Answers,
@@ -32,6 +32,9 @@ from neuronlens.encoding import Labels
 from neuronlens.errors import NonFiniteActivationError
 from neuronlens.sites import Site
 from neuronlens.values import Pooling, Scoring
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,14 @@ class Pass:
     texts: Sequence[str]
 
 
-def one_token_will_do(split: str, pooling: Pooling, model_type: str) -> bool:
+def one_token_will_do(split: str, pooling: Pooling, model: PreTrainedModel) -> bool:
     """Whether the last block may follow one token of each row of a split alone, in batches from which no other is drawn.
 
     It may where the token that stands for a row is the one that decides it; not in splits that evaluation may have to run again, as it must
     find the same bits.
     """
-    return split not in KEPT_SPLITS and resolve_pooling(pooling, model_type) == resolve_pooling("auto", model_type)
+    decides = resolve_pooling(pooling, model.config) == resolve_pooling("auto", model.config)
+    return split not in KEPT_SPLITS and decides and can_follow_one_token(model)
 
 
 @dataclass(frozen=True)
@@ -95,12 +99,12 @@ class Passes:
             OutOfMemoryError: a single row does not fit.
         """
         model, keeper = self.checkpoint.model, self.keeper
-        pad_id = pad_id_of(self.checkpoint.tokenizer)
+        pad_id = padding_of(self.checkpoint)
         with torch.inference_mode(), capture(model, self.sites, self.pooling) as captured:
             for split, place, rows in batches:
                 counts = keeper.counts if keeper is not None and keeper.keeps(split) else ()
 
-                alone = one_token_will_do(split, self.pooling, model.config.model_type)
+                alone = one_token_will_do(split, self.pooling, model)
 
                 def run(
                     part: Batch, counts: Sequence[int] = counts, alone: bool = alone

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,10 +49,12 @@ def deciding_logits(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     is cut at the head's entrance; over a batch of rows of many lengths that is most of the head's work.
     """
     inputs = inputs_of(model, batch)
-    if not family_of(model.config.model_type).decoder:
+    if not has_vocabulary(model):
         classes: torch.Tensor = model(**inputs).logits
         return classes.float()
     kept, place = deciding_columns(model, batch).unique(return_inverse=True)
+    if not _can_cut_logits(model):
+        place = deciding_columns(model, batch)
 
     def own_column(_: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         hidden = args[0]
@@ -59,7 +63,7 @@ def deciding_logits(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
 
     handle = model.get_output_embeddings().register_forward_pre_hook(own_column)
     try:
-        logits: torch.Tensor = model(**inputs, logits_to_keep=kept).logits
+        logits: torch.Tensor = model(**inputs, **logits_of_columns(model, kept)).logits
     finally:
         handle.remove()
     return logits[:, 0].float()
@@ -68,9 +72,44 @@ def deciding_logits(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
 def inputs_of(model: PreTrainedModel, batch: Batch) -> dict[str, Any]:
     """Of the model's forward call over a batch."""
     inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    if family_of(model.config.model_type).decoder:
-        inputs |= {"position_ids": batch.position_ids, "use_cache": False}
+    if family_of(model.config).decoder:
+        inputs["use_cache"] = False
+        if _takes(model, "position_ids"):  # others count real tokens themselves, or do without positions
+            inputs["position_ids"] = batch.position_ids
     return inputs
+
+
+def _takes(model: PreTrainedModel, argument: str) -> bool:
+    """Whether the forward call of a model's class has an argument of that name."""
+    return _has_argument(type(model).forward, argument)
+
+
+@lru_cache
+def _has_argument(forward: Callable[..., Any], argument: str) -> bool:
+    return argument in inspect.signature(forward).parameters
+
+
+def _can_cut_logits(model: PreTrainedModel) -> bool:
+    return _takes(model, "logits_to_keep")
+
+
+def logits_of_columns(model: PreTrainedModel, columns: int | torch.Tensor) -> dict[str, Any]:
+    """Argument of a language model's forward call for the logits of some columns alone, where it has one.
+
+    Args:
+        columns: their numbers, or how many of the last.
+    """
+    return {"logits_to_keep": columns} if _can_cut_logits(model) else {}
+
+
+def has_vocabulary(model: PreTrainedModel) -> bool:
+    """Whether a model is a language model; else it is a classifier. Either may be causal."""
+    return model.get_output_embeddings() is not None
+
+
+def decides_by_one_token(model: PreTrainedModel) -> bool:
+    """Whether the head makes a row's logits from what the last block gives of one token, by itself."""
+    return has_vocabulary(model) or family_of(model.config).one_token(model.config)
 
 
 @contextlib.contextmanager
@@ -92,10 +131,16 @@ def only_tokens(model: PreTrainedModel, tokens: Sequence[int] | None) -> Iterato
 
 
 def deciding_columns(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-    """[B] column of the token whose last hidden state decides a row: a decoder's last real one, an encoder's first of all."""
-    if not family_of(model.config.model_type).decoder:
+    """[B] column of the token whose last hidden state decides a row: a decoder's last real one, an encoder's first of all.
+
+    The head of a causal classifier does not look at the mask. It takes the last token that is no padding token, wherever that stands.
+    """
+    if not family_of(model.config).decoder:
         return torch.zeros(len(batch.input_ids), dtype=torch.long, device=batch.input_ids.device)
-    return batch.input_ids.shape[1] - 1 - batch.attention_mask.flip(1).argmax(dim=1)
+    real = batch.attention_mask
+    if not has_vocabulary(model):
+        real = (batch.input_ids != model.config.pad_token_id).int()
+    return batch.input_ids.shape[1] - 1 - real.flip(1).argmax(dim=1)
 
 
 def continuations(

@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def resolve_pooling(pooling: Pooling, model_type: str) -> Pooling:
-    """`auto` as what it means for a family: the last token of decoders, the first of encoders."""
+def resolve_pooling(pooling: Pooling, config: Any) -> Pooling:
+    """`auto` as what it means for a model: the last token of decoders, the first of encoders, or all where their head reads all."""
     if pooling != "auto":
         return pooling
-    return "last" if family_of(model_type).decoder else "first"
+    if family_of(config).decoder:
+        return "last"
+    return "mean" if getattr(config, "classifier_pooling", None) == "mean" else "first"
 
 
 class TokenTracker:

@@ -18,14 +18,14 @@ import torch
 from neuronlens.activations.batching import Batch
 from neuronlens.activations.head import deciding_hidden, head_logits, single_tokens, vectors_together
 from neuronlens.activations.hidden import blocks_before, hidden_of, like, resume_after
-from neuronlens.activations.last_block import one_token_of_last_block
-from neuronlens.activations.readout import deciding_columns, only_tokens
+from neuronlens.activations.last_block import can_follow_one_token, one_token_of_last_block
+from neuronlens.activations.readout import decides_by_one_token, deciding_columns, only_tokens
 from neuronlens.activations.tokens import TokenTracker, resolve_pooling
 from neuronlens.evaluation.shared_prompt import SharedPrompt
 from neuronlens.evaluation.stacked import edits_together, stacked_passes
-from neuronlens.evaluation.suffix import Inner, record_inner, resume_before, resume_within, run_unedited
+from neuronlens.evaluation.suffix import Inner, record_inner, resume_before, resume_within, run_unedited, starts_within
 from neuronlens.interventions.edit import AnyEdit, Dose, Edit, Joint, edit, sites_of
-from neuronlens.sites import layer_count
+from neuronlens.sites import Site, layer_count
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -92,11 +92,14 @@ def _edited(
     """What the last block gives of the deciding tokens [B, 1, D] under each intervention (1 to M), site by site, the joint ones last."""
     last = layer_count(model.config) - 1
     together = edits_together(model.device, batch.input_ids.numel())
+    one_decides = decides_by_one_token(model)
 
     def whole(given: Batch = batch) -> torch.Tensor:
         return hidden_of(deciding_hidden(model, given))
 
     def one_token(given: Batch) -> torch.Tensor:
+        if not can_follow_one_token(model):
+            return whole(given)
         with one_token_of_last_block(model, deciding_columns(model, given)):
             return whole(given)
 
@@ -105,10 +108,10 @@ def _edited(
         own = list(places)
         edits = [alone[i] for i in own]
         output = unedited.outputs.get(blocks_before(site))
-        inner = record_inner(model, site.layer, output, whole) if site.component == "mlp_post" else None
+        inner = record_inner(model, site.layer, output, whole) if starts_within(model, site) else None
         if site.layer < last and shared is not None:
             passes = shared.passes(dict(zip(own, edits, strict=True)), batch, output, inner)
-        elif site.layer < last or output is None:  # the latter: neurons of the only block
+        elif not one_decides or output is None or not _ends_with(site, last, inner):  # no output: the only block
             forward = one_token if site.layer < last else whole
             passes = stacked_passes(model, edits, together, batch, output, inner, forward)
         else:
@@ -119,13 +122,20 @@ def _edited(
     joint = {i: item for i, item in enumerate(interventions) if isinstance(item, Joint)}
     for site, places in groupby(sorted(joint, key=lambda i: joint[i].site), key=lambda i: joint[i].site):
         output = unedited.outputs.get(blocks_before(site))
-        inner = record_inner(model, site.layer, output, whole) if site.component == "mlp_post" else None
+        inner = record_inner(model, site.layer, output, whole) if starts_within(model, site) else None
         for i in places:
             # where the last block is edited as well, the dose counts all its tokens
             forward = one_token if max(sites_of(joint[i])).layer < last else whole
             with resume_before(model, site, output, inner), edit(model, joint[i]) as (dose,):
                 hidden = forward(batch)
             yield i + 1, hidden, dose
+
+
+def _ends_with(site: Site, last: int, inner: Inner | None) -> bool:
+    """Whether behind a site every token is treated by itself, and what stands before it is at hand."""
+    return site.layer == last and (
+        site.component == "resid_post" or (site.component == "mlp_post" and inner is not None)
+    )
 
 
 def _single_tokens(
@@ -153,7 +163,7 @@ def _single_tokens(
         vectors, doses = [], []
         for item in edits[start : start + step]:
             placed = item.to(hidden.device)
-            pooling = resolve_pooling(item.pooling, model.config.model_type)
+            pooling = resolve_pooling(item.pooling, model.config)
             looked_at = tracker.where(item.positions, pooling).to(hidden.device)
             vectors.append(placed.apply(own, looked_at[rows, columns][:, None])[0])
             extent = item.extent

@@ -15,6 +15,7 @@ import torch
 from neuronlens.activations.batching import Batch
 from neuronlens.activations.head import head_logits, logit_bytes
 from neuronlens.activations.hidden import hidden_of, record_blocks
+from neuronlens.activations.readout import inputs_of, logits_of_columns
 from neuronlens.evaluation.columns import update_between
 from neuronlens.evaluation.crossentropy import Change, cross_entropies, token_losses
 from neuronlens.evaluation.parents import parents
@@ -96,7 +97,7 @@ class StockHead:
         """[P, D] of the predictions, from a pass through the blocks."""
         count = layer_count(self.model.config)
         with record_blocks(self.model, [count]) as outputs:
-            _run(self.model, self.batch, logits_to_keep=1)
+            _run(self.model, self.batch, **logits_of_columns(self.model, 1))
         self._output = outputs[count]
         return self.predictions.pick(hidden_of(self._output))
 
@@ -127,10 +128,4 @@ def head_of(
 
 
 def _run(model: PreTrainedModel, batch: Batch, **how: Any) -> None:
-    model(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        position_ids=batch.position_ids,
-        use_cache=False,
-        **how,
-    )
+    model(**inputs_of(model, batch), **how)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from neuronlens.activations.batching import iterate, pad_id_of, token_budget_batches
+from neuronlens.activations.batching import iterate, padding_of, token_budget_batches
 from neuronlens.activations.memory import CPU_TOKENS
 from neuronlens.checkpoint import Checkpoint
 from neuronlens.config import Config
@@ -37,7 +37,7 @@ def score_questions(
     correct = np.zeros((len(interventions) + 1, len(asked.encoded)), dtype=np.bool_)
     batches = token_budget_batches([len(ids) for ids in asked.encoded], batch_tokens)
     with torch.inference_mode():
-        iterated = iterate(asked.encoded, batches, pad_id=pad_id_of(checkpoint.tokenizer), device=model.device)
+        iterated = iterate(asked.encoded, batches, pad_id=padding_of(checkpoint), device=model.device)
         passes = all_deciding(model, interventions, iterated, tokens=asked.letters)
         for batch, index, logits, _ in track(passes, len(batches) * (len(interventions) + 1), "questions"):
             offered = torch.arange(len(asked.letters)) < choices[torch.from_numpy(batch.rows)][:, None]

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from neuronlens.activations.batching import Batch, Halving, Ints, collate, iterate, pad_id_of, token_budget_batches
+from neuronlens.activations.batching import Batch, Halving, Ints, collate, iterate, padding_of, token_budget_batches
 from neuronlens.activations.hidden import KeptBatch, on_device
 from neuronlens.activations.memory import CPU_TOKENS
 from neuronlens.activations.readout import continuations, deciding_logits, needed_tokens, read_answers
@@ -199,7 +199,7 @@ class RowScorer:
     def fidelity(self) -> tuple[float, float, float]:
         """`check_fidelity` on a few rows."""
         model, shared = self.checkpoint.model, self._shared
-        pad_id = pad_id_of(self.checkpoint.tokenizer)
+        pad_id = padding_of(self.checkpoint)
         few = collate(self.encoded, self.batches[-1][-_CHECKED_ROWS:], pad_id=pad_id, device=model.device)
         return check_fidelity(model, self.interventions, few, self.encoded[0][: shared.length] if shared else ())
 
@@ -223,7 +223,7 @@ class RowScorer:
         said: dict[int, str] = {}  # what the unedited model went on with
         for part, members in zip(kept, batches, strict=False):
             said |= zip(members.tolist(), part.texts, strict=False)
-        iterated = iterate(self.encoded, batches, pad_id=pad_id_of(checkpoint.tokenizer), device=model.device)
+        iterated = iterate(self.encoded, batches, pad_id=padding_of(checkpoint), device=model.device)
         tokens = needed_tokens(self.labels, scoring, classifier=classifier)
         passes = all_deciding(model, interventions, iterated, tokens=tokens, shared=self._shared, kept=kept)
         for batch, index, logits, dose in passes:

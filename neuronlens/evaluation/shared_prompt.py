@@ -14,12 +14,12 @@ import torch
 from neuronlens.activations.batching import Batch
 from neuronlens.activations.head import hidden_at
 from neuronlens.activations.hidden import blocks_before, hidden_of, like, record_blocks
-from neuronlens.activations.last_block import one_token_of_last_block
-from neuronlens.activations.readout import deciding_columns
+from neuronlens.activations.last_block import can_follow_one_token, one_token_of_last_block
+from neuronlens.activations.readout import deciding_columns, has_vocabulary, logits_of_columns
 from neuronlens.activations.tokens import TokenTracker
-from neuronlens.evaluation.suffix import Inner, record_inner, resume_before
+from neuronlens.evaluation.suffix import Inner, record_inner, resume_before, starts_within
 from neuronlens.interventions.edit import Dose, Edit, edit
-from neuronlens.sites import Site, family_of
+from neuronlens.sites import family_of
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
@@ -28,6 +28,11 @@ KeysValues = tuple[torch.Tensor, torch.Tensor]
 
 _LEAST_TOKENS = 16
 _LEAST_SHARE = 0.1  # of a row; below it, joining keys and values costs what is saved
+
+
+def can_share(model: PreTrainedModel) -> bool:
+    """Whether what rows begin with can be run once for all: of causal language models whose last block can follow one token."""
+    return family_of(model.config).decoder and has_vocabulary(model) and can_follow_one_token(model)
 
 
 def shared_tokens(encoded: Sequence[Sequence[int]]) -> list[int]:
@@ -67,7 +72,7 @@ class SharedPrompt:
             "position_ids": torch.arange(self.length, device=model.device)[None],
         }
         self._held: dict[int, tuple[list[KeysValues], Dose]] = {}
-        self._inner: tuple[Site, Inner] | None = None
+        self._inner: tuple[int, Inner] | None = None
         with record_blocks(model, [blocks_before(item.site) for item in interventions]) as self._outputs:
             self._unedited = self._run()
 
@@ -76,7 +81,7 @@ class SharedPrompt:
         cls, model: PreTrainedModel, encoded: Sequence[Sequence[int]], interventions: Sequence[Edit], room: int
     ) -> SharedPrompt | None:
         """What rows share, where a model is causal and enough is shared."""
-        tokens = shared_tokens(encoded) if family_of(model.config.model_type).decoder else []
+        tokens = shared_tokens(encoded) if can_share(model) else []
         return cls(model, tokens, interventions, room) if tokens else None
 
     def passes(
@@ -104,10 +109,12 @@ class SharedPrompt:
             "position_ids": batch.position_ids[:, own],
         }
         behind = None if output is None else like(output, hidden_of(output)[:, own])
-        inside = None if inner is None else Inner(inner.attended[:, own], inner.neurons[:, own])
+        inside = None if inner is None else Inner(inner.attended[:, own], inner.neurons[:, own].contiguous())
         for place, item in edits.items():
             before, prompt = self._edited(place, item)
-            cache = _cache(before, len(batch.input_ids), item.site.layer + 1)
+            # from within a block, its attention is stood in for as well
+            idle = blocks_before(item.site) if inner is None else item.site.layer + 1
+            cache = _cache(before, len(batch.input_ids), idle)
             with (
                 resume_before(self._model, item.site, behind, inside),
                 one_token_of_last_block(self._model, columns),
@@ -123,9 +130,11 @@ class SharedPrompt:
             return self._held[place]
         count = blocks_before(item.site)
         output = self._outputs.get(count)
-        if item.site.component == "mlp_post" and (self._inner is None or self._inner[0] != item.site):
-            self._inner = item.site, record_inner(self._model, item.site.layer, output, self._run)
-        inner = self._inner[1] if self._inner and self._inner[0] == item.site else None
+        layer, inner = item.site.layer, None
+        if starts_within(self._model, item.site):
+            if self._inner is None or self._inner[0] != layer:
+                self._inner = layer, record_inner(self._model, layer, output, self._run)
+            inner = self._inner[1]
         with (
             resume_before(self._model, item.site, output, inner),
             edit(self._model, item, tracker=TokenTracker(self._model, "beginning")) as (dose,),
@@ -144,7 +153,7 @@ class SharedPrompt:
         from transformers import DynamicCache
 
         cache: Any = DynamicCache()  # keeps all tokens in every block; windows are the masks' business
-        self._model(**self._inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        self._model(**self._inputs, past_key_values=cache, use_cache=True, **logits_of_columns(self._model, 1))
         return [(layer.keys, layer.values) for layer in cache.layers]
 
 

@@ -3,7 +3,7 @@
 An edit at layer l changes nothing before l. The blocks up to there are stood in for by the hidden states they gave, and the
 model's own forward does the rest, so masks, positions, rotary embeddings and sliding windows are the model's own in every family.
 The edit's hooks are the same as in a full pass. An edit of a block's MLP leaves its attention as it is, and what its neurons were
-before the edit, so both are stood in for as well.
+before the edit, so both are stood in for as well where the family says how.
 """
 
 from __future__ import annotations
@@ -39,6 +39,11 @@ class Inner:
     neurons: torch.Tensor
 
 
+def starts_within(model: PreTrainedModel, site: Site) -> bool:
+    """Whether an edit of a site leaves alone what `Inner` holds of its block, and the family says where that lies."""
+    return site.component in ("mlp_post", "mlp_out") and family_of(model.config).attention is not None
+
+
 def record_inner(model: PreTrainedModel, layer: int, output: Any, forward: Callable[[], object]) -> Inner:
     """Run one block alone and keep what it gives inside.
 
@@ -47,7 +52,10 @@ def record_inner(model: PreTrainedModel, layer: int, output: Any, forward: Calla
         forward: runs the model on the same batch.
     """
     _, blocks = blocks_of(model)
+    where = family_of(model.config).attention
+    assert where is not None
     kept: dict[str, torch.Tensor] = {}
+    given_out: list[Any] = []
 
     def keep_attended(_: torch.nn.Module, __: tuple[Any, ...], given: Any) -> None:
         kept["attended"] = given[0]
@@ -57,9 +65,11 @@ def record_inner(model: PreTrainedModel, layer: int, output: Any, forward: Calla
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(resume_after(model, layer, output))
+        note = blocks[layer].register_forward_hook(lambda *given: given_out.append(given[-1]))
+        stack.callback(note.remove)
         for block in blocks[layer + 1 :]:
-            stack.enter_context(stand_in(block, passed_on))
-        attention = blocks[layer].get_submodule(family_of(model.config.model_type).attention.module)
+            stack.enter_context(stand_in(block, passed_on(lambda: given_out[0])))
+        attention = blocks[layer].get_submodule(where.module)
         stack.callback(attention.register_forward_hook(keep_attended).remove)
         stack.callback(attach(resolve(model, Site(layer, "mlp_post")), keep_neurons).remove)
         forward()
@@ -69,11 +79,14 @@ def record_inner(model: PreTrainedModel, layer: int, output: Any, forward: Calla
 @contextlib.contextmanager
 def resume_within(model: PreTrainedModel, layer: int, inner: Inner) -> Iterator[None]:
     """Within the block, a block's attention and the upper half of its MLP compute nothing but give what they gave before."""
-    family, block = family_of(model.config.model_type), blocks_of(model)[1][layer]
-    mlp, down = block.get_submodule(family.mlp), block.get_submodule(family.mlp_down)
-    ends_with_it = family.mlp_down.startswith(f"{family.mlp}.")
+    family, block = family_of(model.config), blocks_of(model)[1][layer]
+    where, projection = family.attention, family.mlp_down
+    assert where is not None
+    assert projection is not None
+    mlp, down = block.get_submodule(where.mlp), block.get_submodule(projection)
+    ends_with_it = projection.startswith(f"{where.mlp}.")
     with (
-        stand_in(block.get_submodule(family.attention.module), lambda *_, **__: (inner.attended, None)),
+        stand_in(block.get_submodule(where.module), lambda *_, **__: (inner.attended, None)),
         stand_in(mlp, (lambda *_: down(inner.neurons)) if ends_with_it else (lambda *_: inner.neurons)),
     ):
         yield
@@ -85,7 +98,7 @@ def resume_before(model: PreTrainedModel, site: Site, output: Any, inner: Inner 
 
     Args:
         output: what `record_blocks` kept for the blocks before the site.
-        inner: what `record_inner` kept of the site's block, for `mlp_post`.
+        inner: what `record_inner` kept of the site's block, where an edit `starts_within`.
     """
     with contextlib.ExitStack() as stack:
         if inner is not None:
@@ -137,12 +150,14 @@ def resumed_passes(
     Yields:
         The result and the dose of each edit, in their order; those of one site are best given side by side.
     """
-    known: tuple[Site, Inner] | None = None
+    known: tuple[int, Inner] | None = None
     for item in interventions:
         output = outputs.get(blocks_before(item.site))
-        if item.site.component == "mlp_post" and (known is None or known[0] != item.site):
-            known = item.site, record_inner(model, item.site.layer, output, forward)
-        inner = known[1] if known and known[0] == item.site else None
+        layer, inner = item.site.layer, None
+        if starts_within(model, item.site):
+            if known is None or known[0] != layer:
+                known = layer, record_inner(model, layer, output, forward)
+            inner = known[1]
         with resume_before(model, item.site, output, inner), edit(model, item) as (dose,):
             result = forward()
         yield result, dose

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from neuronlens.activations.batching import Batch, Halving, Ints, iterate, pad_id_of, token_budget_batches
+from neuronlens.activations.batching import Batch, Halving, Ints, iterate, padding_of, token_budget_batches
 from neuronlens.activations.hidden import hidden_of
 from neuronlens.activations.memory import batch_budget
 from neuronlens.activations.tokens import TokenTracker, resolve_pooling
@@ -107,7 +107,7 @@ class TextScorer:
         def run(batch: Batch) -> Iterator[tuple[int, torch.Tensor]]:
             return _text_losses(model, self._unembedding, self.interventions, batch)
 
-        for batch in iterate(self.encoded, batches, pad_id=pad_id_of(checkpoint.tokenizer), device=model.device):
+        for batch in iterate(self.encoded, batches, pad_id=padding_of(checkpoint), device=model.device):
             for part, (index, found) in halving.stream(batch, run):
                 losses[index, part.rows] = found.cpu()
         columns = np.concatenate(batches)
@@ -185,7 +185,7 @@ def _change(
     """What an edit of the last block's output does to the tokens that predict another."""
     output = outputs[layer_count(model.config)]
     hidden = hidden_of(output)
-    tokens = tracker.where(item.positions, resolve_pooling(item.pooling, model.config.model_type)).to(hidden.device)
+    tokens = tracker.where(item.positions, resolve_pooling(item.pooling, model.config)).to(hidden.device)
     own = predictions.pick(hidden)[:, None]
     edited, _ = item.to(hidden.device).apply(own, predictions.pick(tokens)[:, None])
     differs = (edited != own)[:, 0]

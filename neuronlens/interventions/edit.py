@@ -355,7 +355,7 @@ def _changer(
     Args:
         first: whether a forward call begins to count the dose here, rather than adding to it.
     """
-    pooling = resolve_pooling(item.pooling, model.config.model_type)
+    pooling = resolve_pooling(item.pooling, model.config)
     placed: dict[torch.device, Edit] = {}  # blocks of one model may lie on several devices
 
     def change(hidden: torch.Tensor) -> torch.Tensor:

@@ -20,6 +20,7 @@ from neuronlens.activations import head
 from neuronlens.activations.batching import collate, token_budget_batches
 from neuronlens.activations.head import deciding_hidden
 from neuronlens.activations.hidden import KeptBatch, blocks_before, off_device, record_blocks
+from neuronlens.activations.readout import has_vocabulary
 from neuronlens.evaluation import deciding, text
 from neuronlens.evaluation.scoring import _ROUNDINGS, all_deciding
 from neuronlens.evaluation.shared_prompt import SharedPrompt
@@ -30,14 +31,14 @@ from neuronlens.interventions.operators import OPERATORS, Target
 from neuronlens.sites import COMPONENTS, Site, layer_count, site_width
 from tests import reference
 from tests.conftest import hooks
-from tests.models import CLASSIFIERS, FAMILIES, LANGUAGE_MODELS, VOCABULARY, WORDS, random_model
+from tests.models import CLASSIFIERS, ENCODERS, FAMILIES, HEADS, VOCABULARY, WORDS, random_model
 
 TOLERANCE = 1e-5
 # Where an edit leaves a token little spread, its norm multiplies roundings, and a whole pass itself is further from one in float64. A short
 # cut may then be as far.
 ROUNDINGS = 4
 MARGIN = 3e-6  # of what a block gives, two orders of additions differ by less
-LAYERS_KEY = {"distilbert": "n_layers", "gpt2": "n_layer"}
+LAYERS_KEY = {"distilbert": "n_layers", "gpt2": "n_layer", "bloom": "n_layer"}
 FIRST_ORDINARY = 4  # the tokens before it are special ones
 EVERYWHERE = 1 << 30
 
@@ -120,6 +121,7 @@ class Case:
         kept: whether the unedited pass is another's.
         at_once: bytes of logits at a time.
         known_head: whether losses may look at the unembedding.
+        half: whether half of the sites, drawn, will do.
     """
 
     lengths: tuple[int, ...]
@@ -133,11 +135,12 @@ class Case:
     kept: bool = False
     at_once: int = EVERYWHERE
     known_head: bool = True
+    half: bool = False
     seed: int = 0
 
     def rows(self, family, rng):
         """Token ids of each row."""
-        vocabulary = FIRST_ORDINARY + len(WORDS) if family in CLASSIFIERS else VOCABULARY
+        vocabulary = FIRST_ORDINARY + len(WORDS) if family in ENCODERS else VOCABULARY
         lengths = [self.lengths[0]] * len(self.lengths) if self.padding == "none" else self.lengths
         beginning = rng.integers(FIRST_ORDINARY, vocabulary, self.shared).tolist()
         return [[*beginning, *rng.integers(FIRST_ORDINARY, vocabulary, length).tolist()] for length in lengths]
@@ -145,6 +148,8 @@ class Case:
     def edits(self, config, rng):
         """In no order."""
         sites = [Site(layer, component) for layer in range(layer_count(config)) for component in COMPONENTS]
+        if self.half:
+            sites = [sites[i] for i in sorted(rng.permutation(len(sites))[: len(sites) // 2].tolist())]
         pairs = [(site, self.kinds[i % len(self.kinds)]) for i, site in enumerate(sites)]
         many = sites[rng.integers(len(sites))]
         pairs += [(many, kind) for kind in self.kinds]
@@ -184,6 +189,7 @@ def cases(family):
         kept=st.booleans(),
         at_once=st.sampled_from([20000, EVERYWHERE]),
         known_head=st.booleans(),
+        half=st.just(True),
         seed=st.integers(0, 1 << 16),
     )
 
@@ -272,7 +278,7 @@ def check(model, case, tolerance=TOLERANCE):
     clear = [pair for pair in pairs if wholes[pair] is not None]
     assert len(clear) >= len(pairs) / 2, "most are compared"
     tokens = None
-    if case.some and family in LANGUAGE_MODELS:
+    if case.some and has_vocabulary(model):
         tokens = rng.permutation(VOCABULARY)[: case.some].tolist()
 
     found = deciding_by_short_cuts(model, case, encoded, edits, tokens)
@@ -292,7 +298,7 @@ def check(model, case, tolerance=TOLERANCE):
         if len(best) == 1 or best[0] - best[1] > 2 * allowed:
             assert int(logits.argmax()) == int(expected.argmax()), (row, index)
 
-    if family in LANGUAGE_MODELS:
+    if has_vocabulary(model):
         losses = losses_by_short_cuts(model, case, encoded, edits)
         assert sorted(losses) == pairs
         for row, index in clear:
@@ -344,12 +350,27 @@ SETTINGS = {
     "untied, four times as wide": ("gpt2", {"tie_word_embeddings": False, "n_inner": None}),
     "eager encoder": ("bert", {"attn_implementation": "eager"}),
     "eager decoder": ("qwen2", {"attn_implementation": "eager"}),
+    "classes from the mean of all tokens": ("modernbert", {"classifier_pooling": "mean"}),
+    "a convolution behind the first block": ("deberta-v2", {"conv_kernel_size": 3, "conv_act": "gelu"}),
+    "a convolution behind the only block": ("deberta-v2", {"conv_kernel_size": 3, "conv_act": "gelu", "layers": 1}),
+    "one projection for tokens and positions": ("deberta-v2", {"share_att_key": True, "norm_rel_ebd": "layer_norm"}),
+    "embeddings as wide as the model": ("electra", {"embedding_size": 16}),
+    "norms behind the sums": ("opt", {"do_layer_norm_before": False}),
+    "no projection of embeddings": ("opt", {"word_embed_proj_dim": 16}),
+    "sums from behind the norms": ("bloom", {"apply_residual_connection_post_layernorm": True}),
 }
 
 
-def fitting(family):
-    """The fixed cases of a family."""
-    return {name: case for name, case in CASES.items() if family in LANGUAGE_MODELS or name in ("right", "none")}
+def fitting(family, head=None):
+    """The fixed cases of a family. Encoders pad on the right, and of what rows share only language models make use."""
+    if family in ENCODERS:
+        return {name: CASES[name] for name in ("right", "none")}
+    return {name: CASES[name] for name in ("right", "left", "none")} if head == "classifier" else CASES
+
+
+@pytest.mark.parametrize(("family", "head", "name"), [(*pair, name) for pair in HEADS for name in fitting(*pair)])
+def test_every_family_with_every_head(family, head, name):
+    check(model_of(family, head=head), CASES[name])
 
 
 @pytest.mark.parametrize(("setting", "name"), [(s, name) for s in SETTINGS for name in fitting(SETTINGS[s][0])])
