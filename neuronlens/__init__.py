@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from neuronlens.evaluation.sweep import evaluate_methods as evaluate_methods
     from neuronlens.interventions.edit import Intervention as Intervention
     from neuronlens.interventions.edit import edit as edit
+    from neuronlens.interventions.lens import Lens as Lens
     from neuronlens.params import load_config as load_config
     from neuronlens.ranges.selection import fit_ranges as fit_ranges
     from neuronlens.ranges.statistics import fit_statistics as fit_statistics
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Config": "config",
     "Intervention": "interventions.edit",
+    "Lens": "interventions.lens",
     "Method": "evaluation.methods",
     "NeuronCard": "report.neurons.card",
     "capture": "activations.capture",

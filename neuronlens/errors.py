@@ -40,6 +40,10 @@ class CheckpointError(UserError):
     """The checkpoint cannot be read, is unsafe to load, or does not fit the dataset."""
 
 
+class LensError(UserError):
+    """A lens file cannot be used, or is of another model."""
+
+
 class UnreachableError(UserError):
     """Something outside of this machine does not answer. What was computed is kept."""
 

@@ -125,6 +125,28 @@ def audit_planted(folder: Path, *overrides: str) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tuned_audit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished audit of a random GPT-2 at all blocks, where validation rows have chosen; its checkpoint `model` lies beside it."""
+    folder = tmp_path_factory.mktemp("tuned")
+    write_table(folder / "topics.parquet", labelled(CONCEPTS[:3], validation=3).to_table())
+    given = [
+        f"checkpoint.path={save_checkpoint(folder / 'model', 'gpt2')}",
+        f"dataset.path={folder / 'topics.parquet'}",
+    ]
+    given += ["dataset.text=text", "dataset.label=concept", "fit.rows=all", "fit.saliency=mean_abs"]
+    given += ["extract.sites=resid_post.all", "interventions.top=0.3", "interventions.tau=2"]
+    given += [
+        "interventions.controls=[random_ranges, leace]",
+        "interventions.tuned.top=0.5",
+        "interventions.joint=[2, 9]",
+    ]
+    config = load_config(None, [*given, "dataset.prompt='{text} Topic:'", "evaluate.bootstrap=100"])
+    for stage in STAGES:
+        run_stage(stage, config, folder / "audit")
+    return folder / "audit"
+
+
+@pytest.fixture(scope="session")
 def example() -> Example:
     """The example that `neuronlens example` makes, in the git-ignored folder data/example."""
     folder = ROOT / "data" / "example"

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.verbs import audits, lines, neurons, sharing
+from flows.verbs import audits, lenses, lines, neurons, sharing
 
 app = typer.Typer(
     help="Audit transformer checkpoints by the activation ranges of their neurons.",
@@ -14,7 +14,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verbs in (audits, neurons, lines, sharing):
+for verbs in (audits, neurons, lenses, lines, sharing):
     for name, verb in verbs.VERBS.items():
         app.command(name)(verb)
 

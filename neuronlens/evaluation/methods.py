@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from neuronlens.config import Config
-from neuronlens.interventions.edit import Edit, Intervention, LinearErasure
+from neuronlens.interventions.edit import Intervention, LinearErasure
 from neuronlens.ranges.leace import Erasure, read_erasures
 from neuronlens.ranges.selection import Ranges
 from neuronlens.ranges.tables import read_ranges
@@ -69,7 +69,7 @@ class Method:
             "positions": self.positions,
         }
 
-    def edit(self, pooling: Pooling) -> Edit:
+    def edit(self, pooling: Pooling) -> Intervention | LinearErasure:
         """What it does to the model."""
         if isinstance(self.ranges, Erasure):
             return LinearErasure.of(self.ranges, self.positions, pooling)

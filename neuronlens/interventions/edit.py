@@ -6,7 +6,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -287,6 +287,21 @@ def where(item: AnyEdit) -> str:
     return f"{'site' if len(sites) == 1 else 'sites'} {' and '.join(map(str, sites))}"
 
 
+@runtime_checkable
+class Bound(Protocol):
+    """An edit that belongs to a checkpoint."""
+
+    def item_for(self, model: PreTrainedModel) -> AnyEdit:
+        """What is done to a model.
+
+        Raises:
+            UserError: it is not the one that the edit belongs to.
+        """
+
+
+Editing = Ranges | AnyEdit | Bound
+
+
 @dataclass
 class Dose:
     """How much the latest forward call was changed by one intervention.
@@ -305,17 +320,18 @@ class Dose:
 @contextlib.contextmanager
 def edit(
     model: PreTrainedModel,
-    interventions: Ranges | AnyEdit | Sequence[Ranges | AnyEdit],
+    interventions: Editing | Sequence[Editing],
     *,
     operator: str = "zero",
     tracker: TokenTracker | None = None,
 ) -> Iterator[list[Dose]]:
     """Edit a model's activations during the forward and generate calls inside the block; afterwards the model is as it was.
 
-    Several edits of one site are applied in the order given, each seeing what the one before it left.
+    Several edits are made site by site as a forward call meets them, and those of one site in the order given, each seeing what the ones
+    before it left.
 
     Args:
-        interventions: edits, or fitted ranges, which get `operator` at all positions.
+        interventions: edits, lenses, or fitted ranges, which get `operator` at all positions.
         tracker: of the model, where calls hold parts of a prompt.
 
     Yields:
@@ -323,10 +339,11 @@ def edit(
 
     Raises:
         SiteError: a site resolves to nothing in this model.
+        LensError: a lens is of another checkpoint.
         NeuronLensError: a hook never fired although the model was called.
     """
     given = interventions if isinstance(interventions, Sequence) else [interventions]
-    edits = [Intervention.of(item, operator) if isinstance(item, Ranges) else item for item in given]
+    edits = [_item(each, model, operator) for each in given]
     doses = [Dose() for _ in edits]
     with contextlib.ExitStack() as stack:
         follower = stack.enter_context(tracker or TokenTracker(model))
@@ -345,6 +362,12 @@ def edit(
         for item, dose in zip(edits, doses, strict=True):
             if dose.calls != calls * len(parts_of(item)):
                 raise NeuronLensError(f"the edit of {where(item)} fired {dose.calls} times in {calls} forward calls")
+
+
+def _item(given: Editing, model: PreTrainedModel, operator: str) -> AnyEdit:
+    if isinstance(given, Ranges):
+        return Intervention.of(given, operator)
+    return given.item_for(model) if isinstance(given, Bound) else given
 
 
 def _changer(

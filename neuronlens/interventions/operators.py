@@ -103,3 +103,12 @@ def parse_operator(text: str) -> tuple[str, float]:
     """Name and number of `dampen:0.5`; without one dampen has the reference's, and no other operator looks at it."""
     name, _, number = text.partition(":")
     return name, float(number) if number else DAMPEN_FACTOR
+
+
+# the numbers of a target that an operator looks at, beside the interval
+LOOKED_AT: dict[str, tuple[str, ...]] = {
+    "mean": ("pooled_mean",),
+    "complement_mean": ("complement_mean",),
+    "transport": ("mean", "std", "complement_mean", "complement_std"),
+    "steer": ("mean", "complement_mean"),
+}
