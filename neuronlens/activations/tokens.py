@@ -34,6 +34,15 @@ def resolve_pooling(pooling: Pooling, config: Any) -> Pooling:
     return "mean" if getattr(config, "classifier_pooling", None) == "mean" else "first"
 
 
+# ways of decoding whose calls are not the prompt and then what was generated: candidates that may be taken back, parts of the prompt, a
+# second sequence beside it, or somebody else's loop
+_UNFOLLOWED = (
+    *("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp", "prefill_chunk_size"),
+    *("guidance_scale", "negative_prompt_ids", "penalty_alpha", "dola_layers", "constraints", "force_words_ids"),
+    *("num_beam_groups", "custom_generate"),
+)
+
+
 class TokenTracker:
     """Context manager that follows the calls of a model.
 
@@ -76,10 +85,8 @@ class TokenTracker:
             return self
 
         def tracked(*args: Any, **kwargs: Any) -> Any:
-            config = kwargs.get("generation_config") or self._model.generation_config
-            if kwargs.get("prefill_chunk_size") or getattr(config, "prefill_chunk_size", None):
-                # the first chunk would pass for the whole prompt
-                raise UserError("a prompt cannot be followed in chunks", cure="Leave prefill_chunk_size unset.")
+            kind: Any = type(self._model)
+            self._check_followed(inspect.signature(kind.generate).bind_partial(self._model, *args, **kwargs))
             self._generating, self.prompt_width = True, None
             try:
                 return generate(*args, **kwargs)
@@ -118,6 +125,23 @@ class TokenTracker:
             return self.real & (self.columns >= (self.prompt_width or 0))
         return self.real
 
+    def _check_followed(self, call: inspect.BoundArguments) -> None:
+        """Refuse ways of decoding in which a call's tokens cannot be placed."""
+        given = {**call.arguments, **call.arguments.get("kwargs", {})}
+        asked: Any = self._model
+        configs = (given.get("generation_config"), asked.generation_config)
+        if given.get("cache_implementation") == "paged":
+            raise _no_such_cache()
+        for name in _UNFOLLOWED:
+            values = (given.get(name), *(getattr(config, name, None) for config in configs))
+            value = next((value for value in values if value is not None), None)
+            neutral = name in ("guidance_scale", "num_beam_groups") and value == 1
+            if (isinstance(value, torch.Tensor) or value) and not neutral:
+                raise UserError(
+                    f"the tokens of a prompt cannot be followed under {name}",
+                    cure=f"Leave {name} unset; greedy search, beams and sampling are followed.",
+                )
+
     def _before(self, _: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # binding takes as long as several hooks, and the library's own calls name every argument
         given = self._signature.bind_partial(*args, **kwargs).arguments if args else kwargs
@@ -126,11 +150,13 @@ class TokenTracker:
             inputs = given["inputs_embeds"]
         rows, width = inputs.shape[:2]
         cache = given.get("past_key_values")
+        if "cu_seq_lens_q" in given or (self._generating and getattr(cache, "is_compileable", False)):
+            raise _no_such_cache()
         past = int(cache.get_seq_length()) if cache is not None else 0
         mask = given.get("attention_mask")
         if mask is None:
             mask = torch.ones(rows, past + width, dtype=torch.bool, device=inputs.device)
-        elif mask.dim() != 2:
+        elif not isinstance(mask, torch.Tensor) or mask.dim() != 2:
             raise UserError(
                 "edits and captures need an attention mask of [batch, tokens]",
                 cure="Pass the tokenizer's own mask, and generate with the default cache.",
@@ -148,9 +174,18 @@ class TokenTracker:
         self.real = mask[:, -width:].bool()
         self.columns = torch.arange(past, past + width, device=mask.device)
         self.starts = past == 0 and not (self._generating and self.prompt_width is not None)
-        if self.starts or self._part == "end":
+        # where the model has been through a beginning unseen, what is there when one first looks is the prompt
+        if self.starts or self._part == "end" or self.prompt_width is None:
             self.prompt_width = past + width
             self.first = mask.int().argmax(dim=1)
             self.last = past + width - 1 - mask.int().flip(1).argmax(dim=1)
             if self._part == "beginning":
                 self.last = torch.full_like(self.last, -1)  # none of its tokens is the last one
+
+
+def _no_such_cache() -> UserError:
+    # transformers compiles the model around a static cache, where hooks have no effect; a paged one packs rows into one
+    return UserError(
+        "edits and captures cannot follow a static or paged cache",
+        cure="Generate with the default one: leave cache_implementation unset.",
+    )

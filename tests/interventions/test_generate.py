@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from transformers import GenerationConfig
 
+from neuronlens.errors import UserError
 from neuronlens.interventions.edit import LinearErasure, edit
 from neuronlens.sites import Site
 from tests.conftest import sentences
@@ -13,13 +15,19 @@ from tests.interventions.edits import INF, POSITIONS, batch_of, between
 from tests.models import LANGUAGE_MODELS
 from tests.reference import hooked
 
+GREEDY = {
+    "max_new_tokens": 6,
+    "min_new_tokens": 6,
+    "do_sample": False,
+    "pad_token_id": 0,
+    "return_dict_in_generate": True,
+}
+
 
 def generate(checkpoint, inputs, **how):
     found = checkpoint.model.generate(
         **inputs,
-        **{"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
-        | {"return_dict_in_generate": True, "output_scores": True}
-        | how,
+        **GREEDY | {"output_scores": True} | how,
     )
     return found.sequences, torch.stack(found.scores)
 
@@ -125,7 +133,7 @@ def test_prompt_and_generated_together_are_all(checkpoints, family):
         assert_same_decoding(generate(checkpoint, inputs), expected)
 
 
-@pytest.mark.parametrize("positions", ["all", "last", "generated"])
+@pytest.mark.parametrize("positions", POSITIONS)
 @pytest.mark.parametrize("family", LANGUAGE_MODELS)
 def test_beams_are_edited_alike_with_and_without_cache(checkpoints, family, positions):
     checkpoint = checkpoints(family)
@@ -137,6 +145,109 @@ def test_beams_are_edited_alike_with_and_without_cache(checkpoints, family, posi
             for use in (True, False)
         )
     assert_same_decoding(cached, uncached)
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+def test_beams_of_a_batch_are_those_of_each_prompt(checkpoints, family, positions):
+    """Rows of a cache change places whenever a beam overtakes another; those of another prompt, padded otherwise, stay out of it."""
+    checkpoint = checkpoints(family)
+    item = between(checkpoint.config, Site(1, "resid_post"), -1.0, 0.9, positions=positions)
+    how = {"num_beams": 3, "num_return_sequences": 2, "output_scores": True}
+    with edit(checkpoint.model, item):
+        together = checkpoint.model.generate(**batch_of(checkpoint), **GREEDY, **how)
+        for row, text in enumerate(sentences(4)):
+            inputs = checkpoint.tokenizer([text], return_tensors="pt")
+            alone = checkpoint.model.generate(**inputs, **GREEDY, **how)
+            mine = slice(2 * row, 2 * row + 2)
+            assert torch.equal(together.sequences[mine, -6:], alone.sequences[:, -6:])
+            torch.testing.assert_close(together.sequences_scores[mine], alone.sequences_scores, rtol=1e-4, atol=1e-4)
+    assert together.beam_indices.max() > 2, "beams of more than one prompt"
+    moves = together.beam_indices[:, 1:6] != together.beam_indices[:, :5]
+    assert moves.any(), "some row of the cache has changed its place"
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+def test_what_is_sampled_is_drawn_from_the_edited_model(checkpoints, family, positions):
+    """Against the uncached edited model's logits for the very tokens that were drawn, several continuations a prompt."""
+    checkpoint = checkpoints(family)
+    item = between(checkpoint.config, Site(1, "resid_post"), -1.0, 0.9, positions=positions)
+    how = {"do_sample": True, "top_k": 0, "num_return_sequences": 3, "output_logits": True}
+    drawn = []
+    with edit(checkpoint.model, item):
+        for use_cache in (True, False):
+            torch.manual_seed(0)
+            found = checkpoint.model.generate(**batch_of(checkpoint), **GREEDY | how, use_cache=use_cache)
+            drawn.append((found.sequences, torch.stack(found.logits)))
+    assert_same_decoding(*drawn)
+    assert len({tuple(row) for row in drawn[0][0].tolist()}) > 4, "continuations of one prompt differ"
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_going_on_from_a_cache_is_going_on(checkpoints, positions):
+    """What an earlier call has been through belongs to the prompt, whether or not the edit was there to see it."""
+    checkpoint = checkpoints("llama")
+    whole = {"input_ids": batch_of(checkpoint, 1)["input_ids"]}
+    beginning = {"input_ids": whole["input_ids"][:, :2]}
+    everywhere = between(checkpoint.config, Site(1, "resid_post"), -INF, INF, positions=positions)
+    with torch.inference_mode():
+        if positions in ("last", "generated", "pooled"):  # nothing that the beginning holds is edited
+            cache = checkpoint.model(**beginning, use_cache=True).past_key_values
+            with edit(checkpoint.model, everywhere):
+                continued = generate(checkpoint, whole, past_key_values=cache)
+                assert_same_decoding(continued, generate(checkpoint, whole))
+        with edit(checkpoint.model, everywhere) as (dose,):
+            cache = checkpoint.model(**beginning, use_cache=True).past_key_values
+        with edit(checkpoint.model, everywhere) as (dose,):
+            checkpoint.model(whole["input_ids"][:, 2:], past_key_values=cache)
+            count = whole["input_ids"].shape[1] - 2
+            edited = {"all": count, "prompt": count, "generated": 0}.get(positions, 1)
+            assert dose.looked_at.tolist() == [8 * edited]
+
+
+UNFOLLOWED = [
+    {"cache_implementation": "static"},
+    {"cache_implementation": "paged"},
+    {"prompt_lookup_num_tokens": 2},
+    {"prefill_chunk_size": 2},
+    {"penalty_alpha": 0.6, "top_k": 4},
+    {"guidance_scale": 2.0},
+    {"custom_generate": "somebody/else"},
+    {"num_beam_groups": 2, "num_beams": 4},
+]
+
+
+@pytest.mark.parametrize("how", UNFOLLOWED, ids=lambda how: next(iter(how)))
+@pytest.mark.parametrize("family", ["gpt2", "gemma2"])
+def test_decoding_that_cannot_be_followed_is_refused(checkpoints, family, how):
+    checkpoint = checkpoints(family)
+    name = next(iter(how)).replace("cache_implementation", "static or paged cache")
+    with (
+        edit(checkpoint.model, between(checkpoint.config, Site(1, "resid_post"), -1.0, 0.9)),
+        pytest.raises(UserError, match=name),
+    ):
+        generate(checkpoint, batch_of(checkpoint), **how)
+
+
+@pytest.mark.parametrize("how", ["argument", "positional", "own"])
+def test_it_is_refused_however_it_is_asked_for(checkpoints, how):
+    checkpoint = checkpoints("llama")
+    model, inputs = checkpoint.model, batch_of(checkpoint)
+    asked = GenerationConfig(prompt_lookup_num_tokens=2, max_new_tokens=2, pad_token_id=0)
+    with edit(model, between(checkpoint.config, Site(1, "resid_post"), -1.0, 0.9)):
+        given, model.generation_config = model.generation_config, asked if how == "own" else model.generation_config
+        try:
+            with pytest.raises(UserError, match="cannot be followed under prompt_lookup_num_tokens"):
+                if how == "positional":
+                    model.generate(inputs["input_ids"], asked)
+                else:
+                    model.generate(**inputs, **({"generation_config": asked} if how == "argument" else {}))
+        finally:
+            model.generation_config = given
+        with pytest.raises(UserError, match="cannot be followed under assistant_model"):
+            model.generate(**inputs, assistant_model=model)
+        assert generate(checkpoint, inputs, guidance_scale=1.0, num_beam_groups=1)
 
 
 @pytest.mark.parametrize("family", LANGUAGE_MODELS)
