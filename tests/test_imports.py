@@ -44,7 +44,9 @@ def _imported(*arguments: str | Path) -> set[str]:
     return set(names)
 
 
-@pytest.mark.parametrize("verb", [[], ["audit"], ["example"], ["neuron"], ["schema"], ["stage"]])
+@pytest.mark.parametrize(
+    "verb", [[], ["audit"], ["example"], ["export"], ["generate"], ["neuron"], ["schema"], ["stage"]]
+)
 def test_help_imports_nothing_heavy(verb: list[str]) -> None:
     assert _imported(*verb, "--help") & HEAVY == set()
 

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from flows.printing import AsJson, tell
-from flows.verbs.options import Audit
+from flows.verbs.options import Audit, Checkpoint
+from neuronlens.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from neuronlens.values import Positions
+
+Edits = Annotated[
+    list[Path],
+    typer.Option("--edit", metavar="LENS", help="A lens file; repeatable, of one site they are made in this order."),
+]
+AnyCheckpoint = Annotated[
+    bool, typer.Option("--any-checkpoint", help="Edit the model even if the lens is of another checkpoint.")
+]
 
 
 def export(
@@ -40,4 +52,60 @@ def export(
     tell(told, lambda made: typer.echo(made["file"]), as_json=as_json)
 
 
-VERBS: Mapping[str, Callable[..., object]] = {"export": export}
+def generate(
+    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="What the text begins with.")],
+    edits: Edits,
+    checkpoint: Checkpoint = None,
+    any_checkpoint: AnyCheckpoint = False,
+    positions: Annotated[
+        str | None,
+        typer.Option(
+            "--positions",
+            metavar="NAME",
+            help="all, prompt, last, generated or pooled; the lens's own unless told otherwise.",
+        ),
+    ] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", min=1, metavar="N", help="Most tokens of each text.")
+    ] = 40,
+    beams: Annotated[int, typer.Option("--beams", min=1, metavar="N", help="Of a beam search.")] = 1,
+    sample: Annotated[
+        int | None, typer.Option("--sample", min=0, metavar="SEED", help="Draw tokens, from this seed.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", metavar="T", help="With --sample: 1 unless told otherwise.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a language model writes, unedited and edited, side by side."""
+    from flows.applied import Applied
+    from flows.texts import show_texts
+    from neuronlens.interventions.continuation import Decoding, side_by_side
+
+    how = Decoding(max_new_tokens, beams, sample, _temperature(temperature, sample))
+    applied = Applied.open(edits, checkpoint, any_checkpoint=any_checkpoint, positions=_positions(positions))
+    found = side_by_side(applied.checkpoint, applied.edits, prompts, how)
+    tell(found, lambda made: show_texts(made, applied.lenses), as_json=as_json)
+
+
+def _positions(name: str | None) -> Positions | None:
+    from typing import get_args
+
+    from neuronlens.values import Positions as Known
+
+    if name is not None and name not in get_args(Known):
+        raise ConfigError(f"unknown positions {name!r}", where="--positions", cure=did_you_mean(name, get_args(Known)))
+    return cast("Positions | None", name)
+
+
+def _temperature(given: float | None, sample: int | None) -> float:
+    if given is None:
+        return 1.0
+    if sample is None:
+        raise ConfigError("only what is drawn has a temperature", where="--temperature", cure="Add --sample SEED.")
+    if not 0 < given < float("inf"):
+        raise ConfigError("must be above 0", where="--temperature", cure="Leave out --sample for the likeliest text.")
+    return given
+
+
+VERBS: Mapping[str, Callable[..., object]] = {"export": export, "generate": generate}

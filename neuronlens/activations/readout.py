@@ -154,26 +154,48 @@ def continuations(
         encoded: token ids of all rows.
         rows: [B] which of them.
     """
-    from transformers import GenerationConfig
-
     batch = collate(encoded, rows, pad_id=pad_id_of(tokenizer), device=model.device, side="left")
-    asked: Any = model
-    given = asked.generation_config
-    ends = given.eos_token_id if isinstance(given.eos_token_id, list) else [given.eos_token_id]
-    stops = sorted({int(token) for token in (*ends, tokenizer.eos_token_id) if token is not None})
-    # generate fills whatever is left open in a config that it is passed from the model's own, so the model's own has to make way
-    asked.generation_config = GenerationConfig(
-        do_sample=False, max_new_tokens=steps, eos_token_id=stops or None, pad_token_id=pad_id_of(tokenizer)
-    )
-    try:
-        found = asked.generate(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
-    finally:
-        asked.generation_config = given
+    found = generate_plainly(model, tokenizer, batch.input_ids, batch.attention_mask, max_new_tokens=steps)
+    stops = _stops(model, tokenizer)
     texts = []
     for ids in found[:, batch.input_ids.shape[1] :].tolist():
         length = next((place for place, token in enumerate(ids) if token in stops), len(ids))
         texts.append(str(tokenizer.decode(ids[:length], clean_up_tokenization_spaces=False)))
     return texts
+
+
+def generate_plainly(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    **how: Any,
+) -> torch.Tensor:
+    """Token ids [B, T + steps] of prompts, padded on the left, and what the model writes behind them.
+
+    Args:
+        how: of transformers' GenerationConfig; what it leaves open is transformers' own default, whatever the checkpoint's says.
+    """
+    from transformers import GenerationConfig
+
+    asked: Any = model
+    given = asked.generation_config
+    plain = {"do_sample": False, "eos_token_id": _stops(model, tokenizer) or None, "pad_token_id": pad_id_of(tokenizer)}
+    # generate fills whatever is left open in a config that it is passed from the model's own, so the model's own has to make way
+    asked.generation_config = GenerationConfig(**plain | how)
+    try:
+        found: torch.Tensor = asked.generate(input_ids=input_ids, attention_mask=attention_mask)
+    finally:
+        asked.generation_config = given
+    return found
+
+
+def _stops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens that end a text."""
+    asked: Any = model
+    own = asked.generation_config.eos_token_id
+    ends = own if isinstance(own, list) else [own]
+    return sorted({int(token) for token in (*ends, tokenizer.eos_token_id) if token is not None})
 
 
 def needed_tokens(labels: Labels, scoring: Scoring, *, classifier: bool) -> tuple[int, ...] | None:

@@ -24,6 +24,7 @@ DECISION = {"checkpoint", "order", "key", "outcome", "audit", "fingerprint", "be
 COMPARISON = {"schema_version", "audits", "identical", "sites", "changes", "decided", "drift", "ranges", "rankings"}
 LISTED = {"audit", "folder", "accuracy", "selectivity", "line", "passed", "failed", "gates_not_decided", "waived"}
 CARD = {"audit", "site", "neuron", "module", "concepts", "top_sets", "overlaps", "examples", "effects", "masked"}
+METHOD = "gaussian-2/mean_abs/0.3/zero/all"
 TREND = {"line", "checkpoint", "order", "outcome", "audit", "before", "passed", "failed", "not_decided", "accuracy"}
 
 VERBS: dict[str, tuple[str, set[str]]] = {
@@ -36,6 +37,8 @@ VERBS: dict[str, tuple[str, set[str]]] = {
     "list": ("list", LISTED),
     "show": ("show AUDIT", {"schema_version", "base", "summary", "results", "trust"}),
     "neuron": ("neuron AUDIT resid_post.2:0 --mask", CARD),
+    "export": ("export AUDIT --concept finance --method METHOD --out made.lens", {"file", "sites", "checkpoint"}),
+    "generate": ("generate --edit LENS bank", {"prompt", "unedited", "edited", "changed", "looked_at"}),
     "trend": ("trend run", TREND),
     "report": ("report AUDIT", {"page", "verdict"}),
     "lineage": ("lineage AUDIT", {"name", "identity", "told", "holds"}),
@@ -79,12 +82,19 @@ def audit(root: Path) -> str:
     return f"audits/{decision.audit}"
 
 
+@pytest.fixture
+def lens(audit: str) -> str:
+    """A lens of it, whose checkpoint is found by it."""
+    assert main(["export", audit, "--concept", "finance", "--method", METHOD, "--out", "given.lens"]) == 0
+    return "given.lens"
+
+
 @pytest.mark.parametrize("verb", VERBS)
-def test_each_verb_speaks_json(verb: str, root: Path, audit: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_each_verb_speaks_json(verb: str, root: Path, audit: str, lens: str, capfd: pytest.CaptureFixture[str]) -> None:
     line, keys = VERBS[verb]
     if verb == "watch":
         shutil.copytree(root / "gpt2", root / "run" / "checkpoint-2", dirs_exist_ok=True)
-    words = [audit if word == "AUDIT" else word for word in line.split()]
+    words = [{"AUDIT": audit, "LENS": lens, "METHOD": METHOD}.get(word, word) for word in line.split()]
     extra = ["--settled", "0"] if verb == "watch" else []
     capfd.readouterr()
     code = main([*words, *extra, *([] if verb == "schema" else ["--json"])])
