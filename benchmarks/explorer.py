@@ -20,10 +20,10 @@ import pyarrow as pa
 
 from benchmarks.browser import started
 from benchmarks.measure import Ratio
-from neuronlens.ranges.histogram import BINS
 from neuronlens.report.document import audit_document
 from neuronlens.report.explorer.embedded import MEASURED, explorer
 from neuronlens.report.page import html
+from neuronlens.streaming.histogram import BINS
 from tests.report.artifacts import config, make_audit, results_table
 
 if TYPE_CHECKING:

@@ -18,10 +18,10 @@ import scipy.stats
 
 from benchmarks.measure import Ratio, interleave
 from neuronlens.activations.store import Activations, Floats
-from neuronlens.ranges.histogram import BINS
 from neuronlens.ranges.overlap import bhattacharyya, histogram_overlap
 from neuronlens.ranges.statistics import QUANTILES, SiteStatistics, fit_statistics
 from neuronlens.sites import Site
+from neuronlens.streaming.histogram import BINS
 
 SITE = Site(0, "resid_post")
 Array = npt.NDArray[np.float64]

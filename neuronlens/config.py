@@ -10,9 +10,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from neuronlens.rules import Rule
 from neuronlens.values import (
     BatchTokens,
+    Bytes,
     Control,
     Dtype,
     Gate,
+    KeepRows,
     Operator,
     Pooling,
     Positions,
@@ -96,6 +98,13 @@ class ExtractParams(_Section):
     pooling: Pooling = Field(default="auto", description="auto: last token of decoders, first token of encoders")
     batch_tokens: BatchTokens = Field(
         default="auto", description="tokens of a batch, padding included; auto: what suits the device"
+    )
+    keep_rows: KeepRows = Field(
+        default="auto",
+        description="whether every row's activations are stored; false: statistics alone; auto: as long as they fit disk_budget",
+    )
+    disk_budget: Bytes = Field(
+        default=20 * 10**9, description='most that the activations of rows may take on disk, such as "20 GB"'
     )
 
 

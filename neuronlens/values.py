@@ -91,6 +91,28 @@ BatchTokens = Annotated[
 ]
 
 
+KeepRows = Literal["auto"] | Annotated[bool, Field(strict=True)]
+
+_UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+_SIZE = rf"^\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*({'|'.join(_UNITS)})\s*$"
+
+
+def _byte_count(value: Any) -> Any:
+    found = re.fullmatch(_SIZE, value) if isinstance(value, str) else None
+    if found is not None:
+        value = int(float(found[1]) * _UNITS[found[2]])
+    try:
+        return _COUNT.validate_python(value)
+    except ValidationError:
+        raise ValueError('must be a size such as "20 GB", or a number of bytes') from None
+
+
+Bytes = Annotated[
+    int, PlainValidator(_byte_count, json_schema_input_type=PositiveInt | Annotated[str, Field(pattern=_SIZE)])
+]
+
+
 def as_list(value: Any) -> Any:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 

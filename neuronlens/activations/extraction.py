@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from neuronlens.activations.batching import Halving, Ints, placed, split_batches
+from neuronlens.activations.disk import SUMMARIES, Stored
 from neuronlens.activations.hidden import Keeper
 from neuronlens.activations.memory import batch_budget
 from neuronlens.activations.ordinary import DrawnTokens, OrdinarySample, write_ordinary
@@ -22,6 +23,8 @@ from neuronlens.activations.passes import Pass, Passes
 from neuronlens.activations.readout import Answers
 from neuronlens.activations.store import (
     Activations,
+    Placed,
+    plan_groups,
     plan_shards,
     read_shard,
     rows_table,
@@ -37,10 +40,18 @@ from neuronlens.encoding import Encoder, Labels, encoder_for, resolve_labels
 from neuronlens.parts import check_planned, go_on, link_files
 from neuronlens.progress import Progress
 from neuronlens.sites import Site, expand_sites, layer_count, resolve, site_width
+from neuronlens.streaming.summary import Summary, read_summary, write_summary
 from neuronlens.structure import doubts
 
 ROWS = "rows.parquet"
 DOCUMENTS = "documents"
+
+# What is summed up at once, of all sites together, where rows are not kept: many rows at once cost less time, and a part must not need more
+# memory the more rows it has.
+_BLOCK_BYTES = 512 << 20
+_BLOCK_ROWS = 256
+_PART_ROWS = 512  # of a part at least, since each is as large as the whole
+_ENCODED_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -50,7 +61,8 @@ class Extraction:
     Attributes:
         encoder, encoded: [N] token ids of the rows, and what made them.
         batches: split -> its batches.
-        shards: the batches of each shard, with their split and their place in it.
+        stored: what it leaves on disk, and whether rows are kept.
+        shards: the batches of each shard, with their split and their place in it. Where rows are not kept a shard is summed up.
         documents: ordinary text.
         sample: which tokens are drawn.
         passes: runs the model.
@@ -65,7 +77,8 @@ class Extraction:
     encoded: Sequence[Sequence[int]]
     batch_tokens: int
     batches: Mapping[str, Sequence[Ints]]
-    shards: Sequence[Sequence[tuple[str, int, Ints]]]
+    stored: Stored
+    shards: Sequence[Sequence[Placed]]
     documents: Sequence[str]
     sample: OrdinarySample
     keeper: Keeper
@@ -89,7 +102,9 @@ class Extraction:
         sites = expand_sites(params.sites, layer_count(checkpoint.config))
         labels = resolve_labels(checkpoint, dataset.concepts, config.dataset, scoring)
         encoder = encoder_for(checkpoint, config.dataset, labels.room(scoring))
-        encoded = encoder.encode(dataset.text)
+        # a tokenizer takes kilobytes for each text of a call on the way
+        starts = range(0, len(dataset), _ENCODED_ROWS)
+        encoded = [ids for start in starts for ids in encoder.encode(dataset.text[start : start + _ENCODED_ROWS])]
         lengths = [len(ids) for ids in encoded]
         budget = batch_budget(params.batch_tokens, model)
         batches = split_batches(lengths, dataset.split, budget)
@@ -105,7 +120,9 @@ class Extraction:
             seed=config.seed,
         )
         keeper = Keeper.of_sites(model, sites, batches, lengths, keep_bytes)
-        listed = placed(batches)
+        listed, widths = placed(batches), [site_width(checkpoint.config, site) for site in sites]
+        dtype = str(model.dtype).removeprefix("torch.")
+        stored = Stored.of(params, widths, len(dataset), len(labels.concepts), dtype)
         return cls(
             config,
             checkpoint,
@@ -116,7 +133,10 @@ class Extraction:
             encoded,
             budget,
             batches,
-            plan_shards(listed, [site_width(checkpoint.config, site) for site in sites]),
+            stored,
+            plan_shards(listed, widths)
+            if stored.keeps_rows
+            else plan_groups(listed, max(_PART_ROWS, -(-len(dataset) // SUMMARIES))),
             documents,
             sample,
             keeper,
@@ -147,29 +167,47 @@ class Extraction:
         place = self.names.index(name)
         if place == len(self.shards):
             return self._read_documents(out)
-        return self._read_shard(place, out)
+        # what does not fit is found anew, so that no shard depends on another
+        passes = replace(self.passes, halving=Halving())
+        (self._read_shard if self.stored.keeps_rows else self._sum_up)(passes, place, out)
+        _write_drawn(out, self.sample.rows, self._rows(place))
+        return {"halvings": passes.halving.count}
 
-    def _read_shard(self, shard: int, out: Path) -> dict[str, object]:
-        found: list[Pass] = []
-        passes = replace(
-            self.passes, halving=Halving()
-        )  # what does not fit is found anew, so that no shard depends on another
+    def _read_shard(self, passes: Passes, shard: int, out: Path) -> None:
         with self._model:
-            for parts in passes.over(self.shards[shard]):
-                go_on()
-                found += parts
-                self.progress.step()
-            answers = passes.answers(found)
+            found, answers = self._run(passes, self.shards[shard])
         # the model is free for the next shard while this one is written
         part = assemble(found, answers, self.dataset, self.encoded, self.labels)
         for site, values in part.values.items():
             write_shard(shard_path(out, site, shard), values)
-        names = ("row", "position", "tokens", "predicted", "correct", "confidence")
-        columns = {name: getattr(part, name) for name in names}
-        slots = {"shard": np.full(len(part), shard), "slot": np.arange(len(part))}
-        write_table(out / ROWS, rows_table(columns | slots))
-        _write_drawn(out, self.sample.rows, self._rows(shard))
-        return {"halvings": passes.halving.count}
+        write_table(out / ROWS, _slots(part, shard, 0))
+
+    def _sum_up(self, passes: Passes, shard: int, out: Path) -> None:
+        """Keep the statistics of a shard's fit rows, and of all its rows the answers."""
+        tables: list[pa.Table] = []
+        summaries = dict.fromkeys(self.sites, Summary({}, {}))
+        room = min(_BLOCK_ROWS, max(1, _BLOCK_BYTES // (4 * self._width)))
+        with self._model:
+            for block in plan_groups(self.shards[shard], room):
+                found, answers = self._run(passes, block)
+                part = assemble(found, answers, self.dataset, self.encoded, self.labels)
+                tables.append(_slots(part, shard, sum(map(len, tables))))
+                fit = [i for i, split in enumerate(part.split) if split == "fit"]
+                concept = [part.concept[i] for i in fit]
+                for site, values in part.values.items() if len(fit) else ():
+                    own = Summary.of(values[:, fit], part.row[fit], concept, part.correct[fit])
+                    summaries[site] = summaries[site].merge(own)
+            for site in self.sites:  # before the next part begins, or there would be two summaries in memory
+                write_summary(out / f"site={site}", summaries.pop(site))
+        write_table(out / ROWS, pa.concat_tables(tables))
+
+    def _run(self, passes: Passes, batches: Sequence[Placed]) -> tuple[list[Pass], Answers]:
+        found: list[Pass] = []
+        for parts in passes.over(batches):
+            go_on()
+            found += parts
+            self.progress.step()
+        return found, passes.answers(found)
 
     def _read_documents(self, out: Path) -> dict[str, object]:
         halving = Halving()
@@ -177,6 +215,11 @@ class Extraction:
             self.sample.read_documents(self.checkpoint, self.batch_tokens, halving)
         _write_drawn(out, self.sample.documents, np.arange(len(self.documents)))
         return {"halvings": halving.count}
+
+    @property
+    def _width(self) -> int:
+        """Neurons of all sites together."""
+        return sum(site_width(self.checkpoint.config, site) for site in self.sites)
 
     def _rows(self, shard: int) -> Ints:
         return np.concatenate([rows for _, _, rows in self.shards[shard]])
@@ -189,8 +232,14 @@ class Extraction:
         """
         folders = [parts[name] for name in self.names]
         for shard, folder in enumerate(folders[: len(self.shards)]):
-            link_files(folder, [shard_path(Path(), site, shard) for site in self.sites], out)
+            if self.stored.keeps_rows:
+                link_files(folder, [shard_path(Path(), site, shard) for site in self.sites], out)
             _read_drawn(folder, self.sample.rows, self._rows(shard), self.sites)
+        for site in () if self.stored.keeps_rows else self.sites:
+            together = Summary({}, {})
+            for folder in folders[: len(self.shards)]:
+                together = together.merge(read_summary(folder / f"site={site}"))
+            write_summary(out / f"site={site}", together)
         if self.documents:
             _read_drawn(folders[-1], self.sample.documents, np.arange(len(self.documents)), self.sites)
         table = pa.concat_tables(read_table(folder / ROWS) for folder in folders[: len(self.shards)])
@@ -201,6 +250,8 @@ class Extraction:
         members = [rows for own in self.batches.values() for rows in own]
         return {
             "rows": len(self.dataset),
+            "keep_rows": self.stored.keeps_rows,
+            "notes": [*doubts(model), *([self.stored.sentence] if self.stored.sentence else [])],
             "shards": len(self.shards),
             "batches": len(members),
             "batch_tokens": self.batch_tokens,
@@ -216,8 +267,18 @@ class Extraction:
             "accuracy": float(np.mean(table["correct"].to_numpy(zero_copy_only=False))),
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": default_device(),
-            **({"guessed": guessed} if (guessed := doubts(model)) else {}),
         }
+
+
+def _slots(part: Activations, shard: int, first: int) -> pa.Table:
+    """The rows of a part as rows.parquet has them.
+
+    Args:
+        first: place of the first of them in the shard.
+    """
+    names = ("row", "position", "tokens", "predicted", "correct", "confidence")
+    columns = {name: getattr(part, name) for name in names}
+    return rows_table(columns | {"shard": np.full(len(part), shard), "slot": np.arange(first, first + len(part))})
 
 
 def _drawn_path(folder: Path, site: Site) -> Path:

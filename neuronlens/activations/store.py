@@ -19,8 +19,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from neuronlens.artifact import damaged, read_table, write_table
-from neuronlens.errors import SiteError, did_you_mean
+from neuronlens.errors import SiteError, UserError, did_you_mean
 from neuronlens.sites import Site
+from neuronlens.streaming.summary import MOMENTS
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -78,17 +79,21 @@ def plan_shards(batches: Sequence[Placed], widths: Sequence[int]) -> list[list[P
         batches: see `neuronlens.activations.batching.placed`.
         widths: of the sites that are read.
     """
-    room = min(_SHARD_BYTES // (4 * max(widths)), _MEMORY_BYTES // (4 * sum(widths)))
-    shards: list[list[Placed]] = [[]]
+    return plan_groups(batches, min(_SHARD_BYTES // (4 * max(widths)), _MEMORY_BYTES // (4 * sum(widths))))
+
+
+def plan_groups(batches: Sequence[Placed], room: int) -> list[list[Placed]]:
+    """Group batches, in their order, into groups of at most so many rows; a larger batch stands alone."""
+    groups: list[list[Placed]] = [[]]
     rows = 0
     for batch in batches:
         count = len(batch[-1])
-        if shards[-1] and rows + count > room:
-            shards.append([])
+        if groups[-1] and rows + count > room:
+            groups.append([])
             rows = 0
-        shards[-1].append(batch)
+        groups[-1].append(batch)
         rows += count
-    return shards
+    return groups
 
 
 def shard_path(folder: Path, site: Site, shard: int) -> Path:
@@ -132,11 +137,26 @@ def read_neuron(folder: Path, site: Site, neuron: int) -> Floats:
         SiteError: the site was not read, or has no such neuron.
         ArtifactError: a shard is damaged.
     """
+    _check_kept(folder, site)
     shards = sorted(folder.glob(f"site={site}/shard=*.parquet"))
     if not shards:
         known = sorted(path.name.removeprefix("site=") for path in folder.glob("site=*"))
         raise SiteError(f"no activations of site {site} in {folder}", cure=did_you_mean(str(site), known))
     return np.concatenate([_read_row(path, site, neuron) for path in shards])
+
+
+def _check_kept(folder: Path, site: Site) -> None:
+    """Refuse to look for rows that were not kept.
+
+    Raises:
+        UserError: they were not.
+    """
+    if (folder / f"site={site}" / MOMENTS).exists():
+        raise UserError(
+            "activations of single rows were not kept",
+            where=str(folder),
+            cure="Audit again with --set extract.keep_rows=true.",
+        )
 
 
 def _read_row(path: Path, site: Site, neuron: int) -> Floats:
@@ -192,12 +212,17 @@ def read_activations(folder: Path, dataset: pa.Table, sites: Sequence[Site] | No
     Args:
         dataset: dataset.parquet.
         sites: those to read; all unless told otherwise.
+
+    Raises:
+        UserError: activations of rows were not kept.
     """
     rows = read_table(folder / "rows.parquet").sort_by([("shard", "ascending"), ("slot", "ascending")])
     shards = sorted(set(rows["shard"].to_pylist()))
     found = (
         sites if sites is not None else [Site.parse(path.name.removeprefix("site=")) for path in folder.glob("site=*")]
     )
+    for site in found:
+        _check_kept(folder, site)
     values = {
         site: np.concatenate([read_shard(shard_path(folder, site, shard)) for shard in shards], axis=1)
         for site in sorted(found)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from neuronlens.ranges.moments import Array
+from neuronlens.streaming.moments import Array
 
 Flags = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]

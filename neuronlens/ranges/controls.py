@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from neuronlens.activations.store import Floats
-from neuronlens.ranges.moments import Array
 from neuronlens.ranges.saliency import top_set
 from neuronlens.ranges.selection import Ranges, assemble, bounds, identity_of, method_label
 from neuronlens.ranges.statistics import Ints, SiteStatistics
+from neuronlens.streaming.moments import Array
 
 _PLACES = 256  # tried for a control's interval
 
@@ -49,6 +49,7 @@ def random_ranges(statistics: SiteStatistics, ranges: Ranges) -> Ranges:
     Where rows share values (a rectified neuron at 0), nearly as many. There is no gate: what a gated range edits after the gate is the dose
     that the interval matches.
     """
+    statistics.need_rows("the control random_ranges")
     rows = np.concatenate([part[ranges.neurons] for part in statistics.values], axis=1).astype(np.float64)
     own = statistics.moments[statistics.index(ranges.concept)].n
     dose = (ranges.dose_target * own + ranges.dose_complement * (rows.shape[1] - own)) / rows.shape[1]

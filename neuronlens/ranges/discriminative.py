@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neuronlens.activations.store import Floats
-from neuronlens.ranges.moments import Array
+from neuronlens.streaming.moments import Array
 
 BINS = 32
 INTERVALS = 3  # those that hold most of the concept; what is left holds next to nothing of it

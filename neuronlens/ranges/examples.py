@@ -13,12 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from neuronlens.activations.store import Floats
-from neuronlens.ranges.blocks import blocks
+from neuronlens.streaming.blocks import blocks
+from neuronlens.streaming.extremes import EXAMPLES, Extremes, largest
 
 Ints = npt.NDArray[np.int64]
-
-EXAMPLES = 5
-"""Examples of each end, fewer where there are fewer rows."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def find_examples(values: Sequence[Floats], rows: Sequence[Ints], thresholds: Th
     for cut in blocks(len(thresholds.highest), len(row)):
         part = np.concatenate([own[cut] for own in values], axis=1)[:, order]
         for end, sign, threshold in (("highest", 1, thresholds.highest), ("lowest", -1, thresholds.lowest)):
-            at, extreme = _largest(sign * part, sign * threshold[cut], thresholds.count)
+            at, extreme = largest(sign * part, sign * threshold[cut], thresholds.count)
             found[end].append((row[order][at], sign * extreme))
     highest, lowest = (
         Examples(end, *(np.concatenate(columns) for columns in zip(*parts, strict=True)))
@@ -82,20 +80,9 @@ def find_examples(values: Sequence[Floats], rows: Sequence[Ints], thresholds: Th
     return highest, lowest
 
 
-def _largest(values: Floats, threshold: Floats, count: int) -> tuple[Ints, Floats]:
-    """[D, K] columns of the largest of values [D, n] and these, largest first, ties by lower column.
-
-    Args:
-        threshold: [D] the K-th largest.
-    """
-    neuron, column = np.nonzero(values >= threshold[:, None])
-    ties = values[neuron, column] == threshold[neuron]
-    # fewer than K values are larger; where more than the missing ones equal the threshold, the first of them do
-    missing = count - np.bincount(neuron[~ties], minlength=len(values))
-    place = np.cumsum(ties) - 1
-    first = np.searchsorted(neuron[ties], np.arange(len(values)))
-    kept = ~ties | (place - first[neuron] < missing[neuron])
-    at = column[kept].reshape(len(values), count)
-    largest = np.take_along_axis(values, at, axis=1)
-    order = np.argsort(-largest, axis=1, kind="stable")
-    return np.take_along_axis(at, order, axis=1), np.take_along_axis(largest, order, axis=1)
+def stored_examples(extremes: Extremes) -> tuple[Examples, Examples]:
+    """The highest and the lowest examples of every neuron, of rows whose other activations were not kept."""
+    return (
+        Examples("highest", extremes.highest_row, extremes.highest),
+        Examples("lowest", extremes.lowest_row, extremes.lowest),
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -14,8 +15,9 @@ from neuronlens.artifact import read_table, write_table
 from neuronlens.config import Config, InterventionParams, TunedParams
 from neuronlens.ranges.controls import controls_of
 from neuronlens.ranges.leace import fit_erasures, write_erasures
+from neuronlens.ranges.rowless import without_rows
 from neuronlens.ranges.selection import Ranges, fit_ranges, method_label
-from neuronlens.ranges.statistics import SiteStatistics, fit_statistics
+from neuronlens.ranges.statistics import SiteStatistics, fit_statistics, summed_statistics
 from neuronlens.ranges.tables import (
     examples_table,
     jaccard_table,
@@ -25,6 +27,7 @@ from neuronlens.ranges.tables import (
     statistics_table,
 )
 from neuronlens.sites import Site
+from neuronlens.streaming.summary import MOMENTS, read_summary
 from neuronlens.values import Gate, Saliency
 
 
@@ -90,19 +93,16 @@ def fit(config: Config, inputs: Mapping[str, Path], out: Path) -> dict[str, obje
         Facts for the manifest.
     """
     dataset = read_table(inputs["prepare"] / "dataset.parquet")
+    unsettled: list[str] = []
+    if is_summed_up(inputs["extract"]):
+        config, unsettled = without_rows(config)
     sites = sorted(Site.parse(path.name.removeprefix("site=")) for path in inputs["extract"].glob("site=*"))
     names = ("statistics", "ranges", "overlap", "polysemanticity", "jaccard", "examples")
     tables: dict[str, list[pa.Table]] = {name: [] for name in names}
     rankings = _rankings(config)
-    erasures, unsettled, rows, tokens = [], [], {}, 0
+    erasures, rows, tokens = [], {}, 0
     for site in sites:
-        statistics = fit_statistics(
-            read_activations(inputs["extract"], dataset, [site]),
-            site,
-            rows=config.fit.rows,
-            ordinary=read_ordinary(inputs["extract"], site),
-            seed=config.seed,
-        )
+        statistics = _statistics(config, inputs["extract"], dataset, site)
         found = sweep_ranges(statistics, config)
         tables["statistics"].append(statistics_table(statistics, [saliency for saliency, _ in rankings]))
         tables["ranges"].append(ranges_table(found))
@@ -131,6 +131,28 @@ def fit(config: Config, inputs: Mapping[str, Path], out: Path) -> dict[str, obje
         "warnings": warnings + unsettled,
         "seed": config.seed,
     }
+
+
+def is_summed_up(extract: Path) -> bool:
+    """Whether the stage `extract` has kept statistics in place of rows.
+
+    Args:
+        extract: its folder.
+    """
+    return any(extract.glob(f"site=*/{MOMENTS}"))
+
+
+def _statistics(config: Config, extract: Path, dataset: pa.Table, site: Site) -> SiteStatistics:
+    """Of the rows of a site, or of the summary in their place."""
+    how: dict[str, Any] = {
+        "rows": config.fit.rows,
+        "ordinary": read_ordinary(extract, site),
+        "seed": config.seed,
+    }
+    if is_summed_up(extract):
+        concepts = sorted(set(dataset["concept"].to_pylist()))
+        return summed_statistics(read_summary(extract / f"site={site}"), site, concepts, **how)
+    return fit_statistics(read_activations(extract, dataset, [site]), site, **how)
 
 
 def _rankings(config: Config) -> list[tuple[str, float]]:

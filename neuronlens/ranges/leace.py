@@ -19,9 +19,9 @@ import numpy as np
 import pyarrow as pa
 
 from neuronlens.artifact import read_table, write_table
-from neuronlens.ranges.moments import Array
 from neuronlens.ranges.statistics import SiteStatistics
 from neuronlens.sites import Site
+from neuronlens.streaming.moments import Array
 
 _LEAST_EXPLAINED = (
     1e-12  # less is rounding, and scaling it to 1 would blow it up: a concept without a linear trace is left alone
@@ -53,6 +53,7 @@ def fit_erasures(statistics: SiteStatistics) -> list[Erasure]:
     """
     from scipy.linalg import lstsq
 
+    statistics.need_rows("the control leace")
     rows = np.concatenate(statistics.values, axis=1).T.astype(np.float64)
     concept = np.repeat(np.arange(len(statistics.concepts)), [part.shape[1] for part in statistics.values])
     mean = rows.mean(axis=0)

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import scipy.special
 import scipy.stats
 
-from neuronlens.ranges.blocks import blocks
-from neuronlens.ranges.moments import Array
+from neuronlens.streaming.blocks import blocks
+from neuronlens.streaming.moments import Array
 
 MINIMUM_ROWS = 5
 

@@ -11,7 +11,7 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from neuronlens.ranges.moments import Array, Moments
+from neuronlens.streaming.moments import Array, Moments
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from neuronlens.ranges.moments import Array
+from neuronlens.streaming.moments import Array
 
 
 def sorted_quantiles(ordered: npt.NDArray[np.floating], q: Sequence[float]) -> Array:

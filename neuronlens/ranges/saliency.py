@@ -11,8 +11,8 @@ import numpy.typing as npt
 import scipy.stats
 
 from neuronlens.artifact import hash_value
-from neuronlens.ranges.moments import Array, Moments
 from neuronlens.sites import Site, top_count
+from neuronlens.streaming.moments import Array, Moments
 
 Ints = npt.NDArray[np.int64]
 Values = npt.NDArray[np.floating]
@@ -83,6 +83,23 @@ def auroc_scores(values: Sequence[Values]) -> Array:
         ahead = 2 * sums - (sizes * (total + 1))[:, None]
         found[:, start : start + step] = np.abs(ahead) / (sizes * (total - sizes))[:, None]
     return found
+
+
+def binned_auroc_scores(counts: npt.NDArray[np.integer]) -> Array:
+    """[C, D] `auroc_scores` of values of which only the bins are known: values of one bin count as ties, so a score is off by the share of
+    such pairs at the most.
+
+    Args:
+        counts: [C, B, D] on bins that a neuron's concepts share, each with at least one row.
+    """
+    everyone = counts.sum(axis=0, dtype=np.int64)
+    found = []
+    for own in counts.astype(np.int64):
+        rest = everyone - own
+        below = np.cumsum(rest, axis=0) - rest
+        pairs = own.sum(axis=0) * rest.sum(axis=0)
+        found.append(np.abs((own * (2 * below + rest)).sum(axis=0) - pairs) / pairs)
+    return np.stack(found)
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import numpy as np
 from neuronlens.activations.store import Floats
 from neuronlens.ranges.agreement import Agreement, Flags, fit_agreement
 from neuronlens.ranges.discriminative import discriminative_bounds
-from neuronlens.ranges.moments import Array
 from neuronlens.ranges.quantiles import sorted_quantiles
 from neuronlens.ranges.saliency import top_set
 from neuronlens.ranges.statistics import Ints, SiteStatistics
 from neuronlens.sites import Site
+from neuronlens.streaming.moments import Array
 from neuronlens.values import Gate, RangeKind, Saliency
 
 
@@ -114,6 +114,7 @@ def bounds(
     """[K, I] float32 bounds of some neurons' ranges."""
     at = statistics.index(concept)
     if kind == "discriminative" and threshold is not None:
+        statistics.need_rows("a discriminative range")
         return discriminative_bounds(
             statistics.values[at][neurons],
             statistics.complement(concept, neurons),
@@ -126,7 +127,10 @@ def bounds(
     if kind == "quantile":
         share = math.erf(tau / math.sqrt(2))
         ends = [(1 - share) / 2, (1 + share) / 2]
-        lower, upper = sorted_quantiles(np.sort(statistics.values[at][neurons], axis=1), ends)
+        if statistics.distributions:
+            lower, upper = statistics.distributions[at].quantiles(ends, neurons)
+        else:
+            lower, upper = sorted_quantiles(np.sort(statistics.values[at][neurons], axis=1), ends)
     else:
         mean, std = statistics.moments[at].mean[neurons], statistics.moments[at].std[neurons]
         lower, upper = mean - tau * std, mean + tau * std
@@ -144,12 +148,19 @@ def assemble(
     """Ranges with their gate and doses."""
     at = statistics.index(concept)
     own, rest = statistics.moments[at], statistics.rest[at]
-    parts = [part[neurons] for part in (statistics.values[at], statistics.complement(concept))]
-    inside = [_inside(part, lower, upper) for part in (*parts, statistics.ordinary.without(concept, neurons))]
-    agreement = fit_agreement(*inside) if identity["gate"] == "agreement" else None
-    if agreement is not None:
-        inside = [part & agreement.passes(part) for part in inside]
-    dose = [part.mean(axis=1) if part.shape[1] else np.full(len(neurons), np.nan) for part in inside]
+    ordinary = _inside(statistics.ordinary.without(concept, neurons), lower, upper)
+    agreement = None
+    if statistics.distributions:
+        if identity["gate"] == "agreement":
+            statistics.need_rows("the gate on agreement")
+        dose = [*_estimated(statistics, at, neurons, lower, upper), _share(ordinary)]
+    else:
+        parts = [part[neurons] for part in (statistics.values[at], statistics.complement(concept))]
+        inside = [*(_inside(part, lower, upper) for part in parts), ordinary]
+        if identity["gate"] == "agreement":
+            agreement = fit_agreement(*inside)
+            inside = [part & agreement.passes(part) for part in inside]
+        dose = [_share(part) for part in inside]
     return Ranges(
         statistics.site,
         concept,
@@ -178,6 +189,19 @@ def identity_of(ranges: Ranges) -> dict[str, Any]:
 def method_label(ranges: Ranges) -> str:
     """A name of the method, the same for every concept; to look ranges up by."""
     return repr(sorted(identity_of(ranges).items()))
+
+
+def _estimated(statistics: SiteStatistics, at: int, neurons: Ints, lower: Floats, upper: Floats) -> tuple[Array, Array]:
+    """[K] shares of rows of the concept in place `at`, and of all others, that lie in the intervals, from their histograms."""
+    shares = np.stack([part.shares(neurons, lower, upper) for part in statistics.distributions])
+    weight = np.array([part.n for part in statistics.distributions], dtype=np.float64)
+    weight[at] = 0
+    return shares[at], weight @ shares / weight.sum()
+
+
+def _share(inside: Flags) -> Array:
+    """[K] of tokens [K, n]; NaN where there are none."""
+    return inside.mean(axis=1) if inside.shape[1] else np.full(len(inside), np.nan)
 
 
 def _inside(values: Floats, lower: Floats, upper: Floats) -> Flags:

@@ -11,15 +11,18 @@ import numpy.typing as npt
 from neuronlens.activations.ordinary import Ordinary
 from neuronlens.activations.store import Activations, Floats
 from neuronlens.artifact import hash_value
-from neuronlens.errors import DatasetError
+from neuronlens.errors import DatasetError, UserError
 from neuronlens.ranges.discriminative import separation_scores
-from neuronlens.ranges.examples import EXAMPLES, Thresholds
-from neuronlens.ranges.histogram import Histogram, aligned
-from neuronlens.ranges.moments import Array, Moments, merge_all
+from neuronlens.ranges.examples import Thresholds
 from neuronlens.ranges.normality import Normality, sorted_normality
 from neuronlens.ranges.quantiles import sorted_quantiles
-from neuronlens.ranges.saliency import SALIENCIES, auroc_scores, fit_probe, random_scores
+from neuronlens.ranges.saliency import SALIENCIES, auroc_scores, binned_auroc_scores, fit_probe, random_scores
 from neuronlens.sites import Site
+from neuronlens.streaming.distribution import Distribution
+from neuronlens.streaming.extremes import EXAMPLES, Extremes
+from neuronlens.streaming.histogram import Histogram, aligned
+from neuronlens.streaming.moments import Array, Moments, merge_all
+from neuronlens.streaming.summary import Summary
 
 Ints = npt.NDArray[np.int64]
 
@@ -41,13 +44,14 @@ class SiteStatistics:
         moments, rest: [C] of a concept's rows, and of all other concepts' rows pooled.
         quantiles: [C, Q, D] at `QUANTILES`.
         normality: [C] tests of a concept's rows.
-        histogram: [C, BINS, D] counts, on edges that a neuron's concepts share (see `neuronlens.ranges.histogram`).
+        histogram: [C, BINS, D] counts, on edges that a neuron's concepts share (see `neuronlens.streaming.histogram`).
         low, high: [D] outer edges of the histograms: equal bins, the last ones empty where fewer are needed.
-        values: [C] arrays [D, n_c], the fit rows themselves.
-        rows: [C] arrays [n_c], which rows of the dataset these are.
-        extremes: what makes a row one of a neuron's examples.
+        values: [C] arrays [D, n_c], the fit rows themselves; nothing where they were not kept.
+        rows: [C] arrays [n_c], which rows of the dataset these are; nothing where they were not kept.
+        extremes: what makes a row one of a neuron's examples; these themselves where rows were not kept.
         ordinary: tokens of ordinary text.
         seed: behind the scores that draw lots.
+        distributions: [C] of rows that were not kept; nothing where they were.
         notes: what a reader of the scores computed so far should know.
     """
 
@@ -62,9 +66,10 @@ class SiteStatistics:
     high: Array
     values: tuple[Floats, ...]
     rows: tuple[Ints, ...]
-    extremes: Thresholds
+    extremes: Thresholds | Extremes
     ordinary: Ordinary
     seed: int = 0
+    distributions: tuple[Distribution, ...] = ()
     notes: list[str] = field(default_factory=list, compare=False)
     _scores: dict[str, Array] = field(default_factory=dict, repr=False, compare=False)
 
@@ -77,8 +82,22 @@ class SiteStatistics:
         """Place of a concept."""
         return self.concepts.index(concept)
 
+    def need_rows(self, what: str) -> None:
+        """Refuse what only rows can tell.
+
+        Raises:
+            UserError: their activations were not kept.
+        """
+        if self.distributions:
+            raise UserError(
+                f"{what} needs the activations of single rows, which were not kept",
+                where=f"site {self.site}",
+                cure="Audit again with --set extract.keep_rows=true.",
+            )
+
     def complement(self, concept: str, neurons: Ints | slice = slice(None)) -> Floats:
         """[D, n] fit rows of all other concepts, in the order of the concepts, or [K, n] some neurons of them."""
+        self.need_rows("the complement")
         at = self.index(concept)
         return np.concatenate([part[neurons] for j, part in enumerate(self.values) if j != at], axis=1)
 
@@ -96,13 +115,17 @@ class SiteStatistics:
         if name in SALIENCIES:
             return np.stack([SALIENCIES[name](own, rest) for own, rest in zip(self.moments, self.rest, strict=True)])
         if name == "auroc":
+            if self.distributions:
+                return binned_auroc_scores(aligned([part.histogram for part in self.distributions])[1])
             return auroc_scores(self.values)
         if name == "probe":
+            self.need_rows("a probe")
             probe = fit_probe(self.values, self.seed)
             if not probe.converged:
                 self.notes.append(f"the probe that ranks neurons had not settled after {probe.iterations} passes")
             return probe.scores
         if name == "separation":
+            self.need_rows("the saliency separation")
             return np.stack(
                 [
                     separation_scores(own, self.complement(concept), self.ordinary.without(concept))
@@ -133,12 +156,7 @@ def fit_rows(activations: Activations, rows: str, concepts: Sequence[str]) -> di
     kept = {name: np.flatnonzero(in_fit & (place == own)) for name, own in places.items()}
     for name, index in kept.items():
         if len(index) < 2:
-            what = "predicted right by the model " if rows == "correct" else ""
-            raise DatasetError(
-                f"concept {name!r} has {len(index)} fit rows {what}- a range needs at least two",
-                where="fit.rows",
-                cure="Use fit.rows=all, or add rows." if rows == "correct" else "Add rows.",
-            )
+            raise _too_few(name, len(index), rows)
     return kept
 
 
@@ -165,7 +183,6 @@ def fit_statistics(
     kept = fit_rows(activations, rows, concepts)
     values = tuple(activations.values[where][:, kept[name]] for name in concepts)
     moments = tuple(Moments.of(part) for part in values)
-    rest = tuple(merge_all([part for j, part in enumerate(moments) if j != i]) for i in range(len(concepts)))
     quantiles, tests, low_ends, high_ends = [], [], [], []
     for part in values:
         ordered = np.sort(part, axis=1)
@@ -178,7 +195,7 @@ def fit_statistics(
         where,
         concepts,
         moments,
-        rest,
+        _rest(moments),
         np.stack(quantiles),
         tuple(tests),
         counts.astype(np.int32),
@@ -189,4 +206,66 @@ def fit_statistics(
         Thresholds.of(low_ends, high_ends),
         no_tokens(len(together.low)) if ordinary is None else ordinary,
         seed,
+    )
+
+
+def summed_statistics(
+    summary: Summary,
+    site: Site,
+    concepts: Sequence[str],
+    *,
+    rows: str = "correct",
+    ordinary: Ordinary | None = None,
+    seed: int = 0,
+) -> SiteStatistics:
+    """The statistics of a site of whose rows a summary was kept.
+
+    Moments, histograms and examples are those of the rows, quantiles estimates; there is no test of normality but Jarque-Bera's.
+
+    Args:
+        concepts: all of the data set, sorted.
+        rows, ordinary, seed: see `fit_statistics`.
+
+    Raises:
+        DatasetError: a concept has fewer than two rows to fit on.
+    """
+    found = []
+    for name in concepts:
+        part = summary.concept(name, rows)
+        if part is None or part.n < 2:
+            raise _too_few(name, 0 if part is None else part.n, rows)
+        found.append(part)
+    moments = tuple(part.moments for part in found)
+    together, counts = aligned([part.histogram.coarse() for part in found])
+    untested = np.full(len(together.low), np.nan)
+    return SiteStatistics(
+        site,
+        tuple(concepts),
+        moments,
+        _rest(moments),
+        np.stack([part.quantiles(QUANTILES) for part in found]),
+        tuple(Normality(*[untested] * 4) for _ in found),
+        counts.astype(np.int32),
+        together.low,
+        together.high,
+        (),
+        (),
+        summary.ends(rows),
+        no_tokens(len(together.low)) if ordinary is None else ordinary,
+        seed,
+        tuple(found),
+    )
+
+
+def _rest(moments: Sequence[Moments]) -> tuple[Moments, ...]:
+    """[C] of all other concepts' rows."""
+    return tuple(merge_all([part for j, part in enumerate(moments) if j != i]) for i in range(len(moments)))
+
+
+def _too_few(concept: str, count: int, rows: str) -> DatasetError:
+    what = "predicted right by the model " if rows == "correct" else ""
+    return DatasetError(
+        f"concept {concept!r} has {count} fit rows {what}- a range needs at least two",
+        where="fit.rows",
+        cure="Use fit.rows=all, or add rows." if rows == "correct" else "Add rows.",
     )

@@ -12,13 +12,15 @@ import pyarrow as pa
 
 from neuronlens.artifact import read_table
 from neuronlens.ranges.agreement import Agreement
-from neuronlens.ranges.examples import find_examples
+from neuronlens.ranges.examples import find_examples, stored_examples
 from neuronlens.ranges.normality import adjusted
 from neuronlens.ranges.overlap import bhattacharyya, histogram_overlap, jaccard, polysemanticity
+from neuronlens.ranges.rowless import SALIENCIES as NEEDING_ROWS
 from neuronlens.ranges.saliency import top_set
 from neuronlens.ranges.selection import Ranges
 from neuronlens.ranges.statistics import SiteStatistics
 from neuronlens.sites import Site
+from neuronlens.streaming.extremes import Extremes
 
 # every one that costs little; `probe` has a column of its own that is empty unless it ranks neurons
 _SCORES = ("mean_abs", "probeless", "d_prime", "auroc", "separation", "random")
@@ -65,11 +67,11 @@ def statistics_table(statistics: SiteStatistics, saliencies: Iterable[str]) -> p
             "complement_n": np.full(statistics.width, rest.n, dtype=np.int32),
             "complement_mean": rest.mean,
             "complement_std": rest.std,
-            **{name: statistics.saliency(name, concept) for name in _SCORES},
-            "probe": pa.array(
-                statistics.saliency("probe", concept) if "probe" in saliencies else [None] * statistics.width,
-                pa.float64(),
-            ),
+            **{
+                name: _scores(statistics, name, concept, not (statistics.distributions and name in NEEDING_ROWS))
+                for name in _SCORES
+            },
+            "probe": _scores(statistics, "probe", concept, "probe" in saliencies),
             "quantiles": _fixed_lists(statistics.quantiles[at].T),
             "histogram_low": statistics.low,
             "histogram_high": statistics.high,
@@ -196,7 +198,10 @@ def jaccard_table(statistics: SiteStatistics, rankings: Sequence[tuple[str, floa
 
 def examples_table(statistics: SiteStatistics) -> pa.Table:
     """examples.parquet: the fit rows on which each neuron is most and least active, by neuron, end and place."""
-    ends = find_examples(statistics.values, statistics.rows, statistics.extremes)
+    if isinstance(statistics.extremes, Extremes):
+        ends = stored_examples(statistics.extremes)
+    else:
+        ends = find_examples(statistics.values, statistics.rows, statistics.extremes)
     neurons, (width, count) = statistics.width * len(ends), ends[0].row.shape
     return pa.table(
         {
@@ -208,6 +213,11 @@ def examples_table(statistics: SiteStatistics) -> pa.Table:
             "value": np.stack([part.value for part in ends], axis=1).reshape(-1),
         }
     )
+
+
+def _scores(statistics: SiteStatistics, name: str, concept: str, known: bool) -> pa.Array:
+    """A saliency's column, empty where it was not computed."""
+    return pa.array(statistics.saliency(name, concept) if known else [None] * statistics.width, pa.float64())
 
 
 def _top_sets(statistics: SiteStatistics, saliency: str, top: float) -> list[npt.NDArray[np.int64]]:

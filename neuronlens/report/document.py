@@ -167,7 +167,7 @@ def _trust(config: Config, facts: Mapping[str, Any], results: Rows, joint: Rows)
         },
         "test_rows": facts["evaluate"]["rows"],
         "cut_rows": facts["extract"]["cut_rows"],
-        "warnings": [*facts["extract"].get("guessed", []), *facts["fit"]["warnings"], *_undecidable(len(used))],
+        "warnings": [*facts["extract"]["notes"], *facts["fit"]["warnings"], *_undecidable(len(used))],
         "seed": config.seed,
         "resamples": config.evaluate.bootstrap,
         "not_looked_at": _not_looked_at(config, facts, results, joint),

@@ -12,7 +12,7 @@ from neuronlens.pages.figures.densities import BINS_DRAWN, drawn_bins, histogram
 from neuronlens.pages.figures.effects import effects
 from neuronlens.pages.figures.quantiles import POINTS, probabilities, quantile_plot
 from neuronlens.pages.theme import COLOURS, variables
-from neuronlens.ranges.histogram import Histogram
+from neuronlens.streaming.histogram import Histogram
 
 
 def _row(kind: str, main: bool = True, end: float | None = 3.0) -> dict[str, object]:

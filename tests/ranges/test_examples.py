@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuronlens.artifact import read_table, write_table
-from neuronlens.ranges import blocks
-from neuronlens.ranges.examples import EXAMPLES
 from neuronlens.ranges.statistics import fit_statistics
 from neuronlens.ranges.tables import examples_table
+from neuronlens.streaming import blocks
+from neuronlens.streaming.extremes import EXAMPLES
 from tests.ranges.sample import CONCEPTS, SITE, activations, of_values, statistics
 
 

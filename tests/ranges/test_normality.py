@@ -8,10 +8,10 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuronlens.ranges import blocks
 from neuronlens.ranges import normality as module
-from neuronlens.ranges.moments import Moments
 from neuronlens.ranges.normality import MINIMUM_ROWS, adjusted, anderson_darling, kolmogorov_smirnov, normality
+from neuronlens.streaming import blocks
+from neuronlens.streaming.moments import Moments
 
 FIELDS = ("ks", "ks_p", "ad", "ad_p")
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from neuronlens.ranges import overlap as module
-from neuronlens.ranges.moments import Moments
 from neuronlens.ranges.overlap import bhattacharyya, histogram_overlap, jaccard, polysemanticity
+from neuronlens.streaming.moments import Moments
 
 HISTOGRAMS = arrays.arrays(
     np.int32, st.tuples(st.integers(2, 5), st.integers(1, 9), st.integers(1, 4)), elements=st.integers(0, 50)

@@ -15,7 +15,6 @@ from sklearn.metrics import roc_auc_score
 
 from neuronlens.errors import SiteError
 from neuronlens.ranges import saliency as module
-from neuronlens.ranges.moments import Moments
 from neuronlens.ranges.saliency import (
     SALIENCIES,
     auroc_scores,
@@ -28,6 +27,7 @@ from neuronlens.ranges.saliency import (
     top_set,
 )
 from neuronlens.sites import Site
+from neuronlens.streaming.moments import Moments
 
 SITE = Site(3, "resid_post")
 

@@ -298,6 +298,7 @@ def make_audit(
             "sites": sites,
         },
         "extract": {
+            "notes": [],
             "prompt": prompt,
             "pooling": "last",
             "cut_rows": 1,

@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 
 from neuronlens.artifact import read_table
 from neuronlens.pages.text import visible
-from neuronlens.ranges.histogram import BINS
 from neuronlens.report.explorer.columns import Column, decimals, fitting, packed, packed_bytes
 from neuronlens.report.explorer.listing import Ints, Listing, read_site
+from neuronlens.streaming.histogram import BINS
 
 ENDS = ("highest", "lowest")
 TEXT = 140

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from neuronlens.artifact import read_table
-from neuronlens.ranges.histogram import BINS, Histogram
+from neuronlens.streaming.histogram import BINS, Histogram
 
 Counts = npt.NDArray[np.int64]
 Row = Mapping[str, Any]

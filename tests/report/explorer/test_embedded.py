@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuronlens.artifact import read_json, read_table, write_table
-from neuronlens.ranges.histogram import BINS
 from neuronlens.report.document import audit_document
 from neuronlens.report.explorer import embedded as module
 from neuronlens.report.explorer.details import ENDS, TEXT, excerpt
 from neuronlens.report.explorer.embedded import MEASURED, NONE, embedded, explorer
 from neuronlens.report.page import html
+from neuronlens.streaming.histogram import BINS
 from tests.report.artifacts import CONCEPTS, config, make_audit, results_table
 from tests.report.unpacked import Reader
 

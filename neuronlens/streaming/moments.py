@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from neuronlens.ranges.blocks import blocks
+from neuronlens.streaming.blocks import blocks
 
 Array = npt.NDArray[np.float64]
 

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from neuronlens.ranges.histogram import BINS, Histogram, aligned
+from neuronlens.streaming.histogram import BINS, Histogram, aligned
 
 MOST = float(np.finfo(np.float32).max)
 LEAST = 2.0**-149

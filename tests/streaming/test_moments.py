@@ -8,7 +8,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuronlens.ranges.moments import Moments, merge_all
+from neuronlens.streaming.moments import Moments, merge_all
 
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuronlens.ranges import blocks as module
-from neuronlens.ranges.blocks import blocks
-from neuronlens.ranges.histogram import Histogram
-from neuronlens.ranges.moments import Moments
+from neuronlens.streaming import blocks as module
+from neuronlens.streaming.blocks import blocks
+from neuronlens.streaming.histogram import Histogram
+from neuronlens.streaming.moments import Moments
 
 
 @given(st.integers(0, 300), st.integers(0, 300), st.integers(1, 10_000))
