@@ -19,7 +19,8 @@ from neuronlens.activations.readout import deciding_logits, has_vocabulary
 from neuronlens.evaluation import deciding
 from neuronlens.evaluation.deciding import Unedited, deciding_passes
 from neuronlens.evaluation.shared_prompt import SharedPrompt
-from neuronlens.interventions.edit import Intervention, edit
+from neuronlens.interventions.edit import edit
+from neuronlens.interventions.kinds import Intervention
 from neuronlens.interventions.operators import Target
 from neuronlens.sites import COMPONENTS, Site, layer_count, site_width
 

@@ -18,7 +18,8 @@ from neuronlens.evaluation.lmhead import HiddenChange, LinearHead
 from neuronlens.evaluation.predictions import Predictions
 from neuronlens.evaluation.text import text_losses
 from neuronlens.evaluation.unembedding import Unembedding
-from neuronlens.interventions.edit import Intervention, edit
+from neuronlens.interventions.edit import edit
+from neuronlens.interventions.kinds import Intervention
 from neuronlens.interventions.operators import Target
 from neuronlens.sites import Site
 

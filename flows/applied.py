@@ -11,7 +11,7 @@ from neuronlens.artifact import read_manifest
 from neuronlens.checkpoint import Checkpoint, identify_checkpoint, open_checkpoint
 from neuronlens.config import CheckpointParams
 from neuronlens.errors import ArtifactError, LensError, UserError
-from neuronlens.interventions.edit import AnyEdit
+from neuronlens.interventions.kinds import AnyEdit
 from neuronlens.interventions.lens import Lens
 from neuronlens.values import Positions
 from tasks.audits import checkpoint_of, open_existing

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from neuronlens.dataset import load_dataset as load_dataset
     from neuronlens.evaluation.methods import Method as Method
     from neuronlens.evaluation.sweep import evaluate_methods as evaluate_methods
-    from neuronlens.interventions.edit import Intervention as Intervention
     from neuronlens.interventions.edit import edit as edit
+    from neuronlens.interventions.kinds import Intervention as Intervention
     from neuronlens.interventions.lens import Lens as Lens
     from neuronlens.params import load_config as load_config
     from neuronlens.ranges.selection import fit_ranges as fit_ranges
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Config": "config",
-    "Intervention": "interventions.edit",
+    "Intervention": "interventions.kinds",
     "Lens": "interventions.lens",
     "Method": "evaluation.methods",
     "NeuronCard": "report.neurons.card",

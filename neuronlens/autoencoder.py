@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from neuronlens.artifact import hash_files, read_json
-from neuronlens.errors import ArtifactError, CheckpointError, did_you_mean
+from neuronlens.beside import Beside
+from neuronlens.errors import ArtifactError, CheckpointError, SiteError, did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -47,13 +48,17 @@ _PLACES: tuple[tuple[re.Pattern[str], str], ...] = (
 _BEFORE = re.compile(r"(?:^|\.)blocks\.(\d+)\.hook_resid_pre$")
 
 
+_autoencoders: Beside[Mapping[str, Autoencoder]] = Beside()
+
+
 @dataclass(frozen=True)
 class Autoencoder:
     """A sparse autoencoder of D numbers with M latents.
 
     Attributes:
         fingerprint: sha256 (hex) over its weights and configuration.
-        place: name of the site that it was trained on, such as `resid_post.3`, as far as its configuration says so; else None.
+        place: name of the site that it was trained on, such as `resid_post.3`, as far as its configuration (SAELens) or the name of its
+            folder (sparsify) says so; else None.
         encoder: [D, M].
         bias: [M] of the encoder; of `gated` of its magnitudes.
         decoder: [M, D].
@@ -89,27 +94,11 @@ class Autoencoder:
         Raises:
             CheckpointError: it holds none, or one of a kind that is not known, or tensors that do not fit together.
         """
-        folder = Path(path).expanduser()
-        if not folder.is_dir():
-            raise CheckpointError(
-                "no such folder", where=str(path), cure="Name the folder that holds cfg.json and the weights."
-            )
-        found = next((name for name in (_SAELENS, _SPARSIFY) if (folder / name).is_file()), None)
-        if found is None or not (folder / _CONFIG).is_file():
-            raise CheckpointError(
-                f"holds no sparse autoencoder: {_CONFIG} and {_SAELENS} (SAELens) or {_SPARSIFY} (sparsify)",
-                where=str(path),
-                cure=_nearest(folder),
-            )
-        try:
-            config = read_json(folder / _CONFIG)
-        except ArtifactError as error:
-            raise CheckpointError("is no JSON", where=str(folder / _CONFIG), cure="Copy the folder again.") from error
-        if not isinstance(config, dict):
-            raise CheckpointError("is no JSON object", where=str(folder / _CONFIG), cure="Copy the folder again.")
-        reader = _Reader(folder / found, config)
-        made = reader.saelens() if found == _SAELENS else reader.sparsify(folder.name)
-        return replace(made, fingerprint=hash_files(folder, [_CONFIG, found]))
+        folder, weights, config = _opened(path)
+        reader = _Reader(folder / weights, config)
+        made = reader.saelens() if weights == _SAELENS else reader.sparsify()
+        place, fingerprint = identify_autoencoder(folder)
+        return replace(made, fingerprint=fingerprint, place=place)
 
     @property
     def latents(self) -> int:
@@ -127,6 +116,26 @@ class Autoencoder:
             name: part.to(device) for name, part in vars(self).items() if hasattr(part, "device")
         }
         return replace(self, **tensors)
+
+    def only(self, latents: torch.Tensor) -> Autoencoder:
+        """Of some latents alone, where they do not depend on the others; the same where they do.
+
+        Args:
+            latents: [K] which.
+        """
+        if not self.separate:
+            return self
+        columns: dict[str, Any] = {
+            name: part[latents]
+            for name in ("bias", "decoder", "threshold", "gate_bias", "magnitude")
+            if (part := getattr(self, name)) is not None
+        }
+        return replace(self, encoder=self.encoder[:, latents], **columns)
+
+    @property
+    def separate(self) -> bool:
+        """Whether each latent is computed for itself, without looking which others are active."""
+        return self.activation in ("relu", "jumprelu", "gated")
 
     def encode(self, hidden: torch.Tensor) -> torch.Tensor:
         """[..., M] float32 latents of activations [..., D]."""
@@ -193,6 +202,43 @@ class Autoencoder:
         return hidden, 1.0, 0.0
 
 
+def identify_autoencoder(path: Path | str) -> tuple[str | None, str]:
+    """Place and fingerprint of the autoencoder in a folder, without reading its weights as numbers.
+
+    Raises:
+        CheckpointError: it holds none.
+    """
+    folder, weights, config = _opened(path)
+    told = config.get("metadata")
+    hook = {**config, **(told if isinstance(told, dict) else {})}.get("hook_name")
+    return place_of(folder.name if weights == _SPARSIFY else str(hook)), hash_files(folder, [_CONFIG, weights])
+
+
+def hold_autoencoders(config: Any, found: Mapping[str, Autoencoder]) -> None:
+    """Let a transformers config have autoencoders.
+
+    Args:
+        found: name of a site -> its autoencoder.
+    """
+    _autoencoders.put(config, found)
+
+
+def autoencoder_at(config: Any, site: str) -> Autoencoder:
+    """The autoencoder that a checkpoint was opened with, by its config and the name of a site.
+
+    Raises:
+        SiteError: it was opened without one there.
+    """
+    known = _autoencoders.get(config) or {}
+    if site not in known:
+        raise SiteError(
+            f"site sae_{site}: the checkpoint was opened with no autoencoder at {site}",
+            where="extract.sites",
+            cure=did_you_mean(site, known) if known else "Name the folder of one in checkpoint.sae.",
+        )
+    return known[site]
+
+
 def place_of(name: str) -> str | None:
     """The site that a hook name of TransformerLens or a module path of a Hugging Face model stands for; None for any other."""
     before = _BEFORE.search(name)
@@ -231,11 +277,9 @@ class _Reader:
         scale = None
         if activation == "topk" and self.config.get("rescale_acts_by_decoder_norm"):
             scale = decoder.norm(dim=-1)
-        told = self.config.get("metadata")
-        hook = {**self.config, **(told if isinstance(told, dict) else {})}.get("hook_name")
         return Autoencoder(
             "",
-            place_of(str(hook)),
+            None,
             encoder,
             self._vector("b_mag" if gated else "b_enc", latents),
             decoder,
@@ -250,8 +294,8 @@ class _Reader:
             self._norm(),
         )
 
-    def sparsify(self, folder: str) -> Autoencoder:
-        """As sparsify writes it, in a folder that is named after its hookpoint."""
+    def sparsify(self) -> Autoencoder:
+        """As sparsify writes it."""
         for name in ("transcode", "skip_connection"):
             if self.config.get(name):
                 raise self._error(
@@ -270,7 +314,7 @@ class _Reader:
             raise self._error(f"has {latents} latents in {active} groups of no equal size", "Copy the folder again.")
         return Autoencoder(
             "",
-            place_of(folder),
+            None,
             weight.T.contiguous(),
             self._vector("encoder.bias", latents),
             self._matrix("W_dec", (latents, width)),
@@ -325,6 +369,29 @@ class _Reader:
 
     def _error(self, what: str, cure: str | None) -> CheckpointError:
         return CheckpointError(what, where=str(self.file), cure=cure)
+
+
+def _opened(path: Path | str) -> tuple[Path, str, dict[str, Any]]:
+    """The folder, the name of the file with the weights, and the configuration."""
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise CheckpointError(
+            "no such folder", where=str(path), cure="Name the folder that holds cfg.json and the weights."
+        )
+    weights = next((name for name in (_SAELENS, _SPARSIFY) if (folder / name).is_file()), None)
+    if weights is None or not (folder / _CONFIG).is_file():
+        raise CheckpointError(
+            f"holds no sparse autoencoder: {_CONFIG} and {_SAELENS} (SAELens) or {_SPARSIFY} (sparsify)",
+            where=str(path),
+            cure=_nearest(folder),
+        )
+    try:
+        config = read_json(folder / _CONFIG)
+    except ArtifactError as error:
+        raise CheckpointError("is no JSON", where=str(folder / _CONFIG), cure="Copy the folder again.") from error
+    if not isinstance(config, dict):
+        raise CheckpointError("is no JSON object", where=str(folder / _CONFIG), cure="Copy the folder again.")
+    return folder, weights, config
 
 
 def _nearest(folder: Path) -> str:

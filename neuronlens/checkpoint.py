@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
-from neuronlens.artifact import hash_files, read_json, slug
+from neuronlens.artifact import hash_files, hash_value, read_json, slug
+from neuronlens.autoencoder import Autoencoder, hold_autoencoders, identify_autoencoder
 from neuronlens.config import CheckpointParams
 from neuronlens.errors import ArtifactError, CheckpointError
 from neuronlens.families import FAMILIES, Family
 from neuronlens.hub import hub_errors
-from neuronlens.sites import family_of
+from neuronlens.sites import COMPONENTS, Site, family_of, layer_count, site_width
 from neuronlens.structure import differences, hold, tell
 
 if TYPE_CHECKING:
@@ -50,10 +51,12 @@ class Checkpoint:
     Attributes:
         path: the folder.
         name: what people call it, safe in a file name.
-        fingerprint: sha256 (hex) over the sorted (relative path, size, sha256) of config, weights and tokenizer files.
+        fingerprint: sha256 (hex) over the sorted (relative path, size, sha256) of config, weights and tokenizer files; with autoencoders,
+            over it and theirs.
         config: the transformers config.
         kind: `classifier` (sequence classification) or `language_model` (causal).
         dtype: dtype the weights are loaded in; `auto` is as stored.
+        autoencoders: name of a site -> the sparse autoencoder whose latents are to be had there.
     """
 
     path: Path
@@ -62,6 +65,7 @@ class Checkpoint:
     config: PretrainedConfig
     kind: Kind
     dtype: str = "auto"
+    autoencoders: Mapping[str, Autoencoder] = field(default_factory=dict)
 
     @property
     def family(self) -> Family:
@@ -121,6 +125,7 @@ class Checkpoint:
         model.requires_grad_(False)
         ready: PreTrainedModel = model.eval().to(default_device())
         hold(ready.config, self.family)
+        hold_autoencoders(ready.config, self.autoencoders)
         self._refuse_a_wrong_guess(ready)
         return ready
 
@@ -154,7 +159,12 @@ def default_device() -> str:
 
 
 def load_checkpoint(
-    path: str | Path, *, revision: str | None = None, dtype: str = "auto", family: Mapping[str, Any] | None = None
+    path: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    family: Mapping[str, Any] | None = None,
+    sae: str | Mapping[str, str] | None = None,
 ) -> Checkpoint:
     """Open a checkpoint: a local folder, or a hub id (`owner/name` or `owner/name@revision`) whose safe files are downloaded.
 
@@ -189,7 +199,55 @@ def load_checkpoint(
     if family:
         tell(config, family)
     _refuse_what_cannot_run(folder, raw, config, kind)
-    return Checkpoint(folder, name, _fingerprint(folder), config, kind, dtype)
+    fingerprint, autoencoders = _fingerprint(folder), {}
+    if sae is not None:
+        places = _autoencoder_places(sae)
+        fingerprint = _together(fingerprint, places)
+        autoencoders = {place: Autoencoder.load(path) for place, (path, _) in places.items()}
+        _check_widths(config, autoencoders)
+        hold_autoencoders(config, autoencoders)
+    return Checkpoint(folder, name, fingerprint, config, kind, dtype, autoencoders)
+
+
+def _autoencoder_places(sae: str | Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Name of a site -> folder and fingerprint of the autoencoder there, as it was told or as the autoencoder itself says.
+
+    Raises:
+        CheckpointError: a folder holds none, or one that does not say what it was trained on.
+    """
+    if not isinstance(sae, str):
+        return {site: (path, identify_autoencoder(path)[1]) for site, path in sorted(sae.items())}
+    place, fingerprint = identify_autoencoder(sae)
+    if place is None:
+        raise CheckpointError(
+            "does not say which site it was trained on",
+            where=sae,
+            cure=f"Say so: checkpoint.sae: {{resid_post.3: {sae}}}.",
+        )
+    return {place: (sae, fingerprint)}
+
+
+def _together(fingerprint: str, places: Mapping[str, tuple[str, str]]) -> str:
+    """Identity of a checkpoint with autoencoders."""
+    return hash_value({"checkpoint": fingerprint, "autoencoders": {place: own for place, (_, own) in places.items()}})
+
+
+def _check_widths(config: Any, autoencoders: Mapping[str, Autoencoder]) -> None:
+    for place, autoencoder in autoencoders.items():
+        site = Site.parse(place)
+        if site.is_latent or site.layer >= layer_count(config):
+            raise CheckpointError(
+                f"the model has no site {place}, which an autoencoder is of",
+                where="checkpoint.sae",
+                cure=f"It has layers 0 to {layer_count(config) - 1} of {', '.join(COMPONENTS)}.",
+            )
+        width = site_width(config, site)
+        if width != autoencoder.width:
+            raise CheckpointError(
+                f"the autoencoder of {place} reads {autoencoder.width} numbers, and the site has {width}",
+                where="checkpoint.sae",
+                cure="Name one that was trained on this model.",
+            )
 
 
 def _refuse_what_cannot_run(folder: Path, raw: dict[str, Any], config: PretrainedConfig, kind: Kind) -> None:
@@ -225,7 +283,7 @@ def open_checkpoint(params: CheckpointParams) -> Checkpoint:
             "no checkpoint is named", where="checkpoint.path", cure="Name a folder or hub id with --checkpoint."
         )
     told = params.family.model_dump(exclude_none=True) if params.family else None
-    found = load_checkpoint(params.path, revision=params.revision, dtype=params.dtype, family=told)
+    found = load_checkpoint(params.path, revision=params.revision, dtype=params.dtype, family=told, sae=params.sae)
     with _lock:
         if _opened is None or _identity(_opened) != _identity(found):
             _opened = found
@@ -255,7 +313,8 @@ def identify_checkpoint(params: CheckpointParams) -> tuple[str, str]:
         )
     folder, name = _locate(params.path, params.revision)
     _safe_config(folder)
-    return name, _fingerprint(folder)
+    fingerprint = _fingerprint(folder)
+    return name, fingerprint if params.sae is None else _together(fingerprint, _autoencoder_places(params.sae))
 
 
 def _locate(path: str, revision: str | None) -> tuple[Path, str]:

@@ -57,6 +57,11 @@ class CheckpointParams(_Section):
     path: str = Field(default="", description="folder of a checkpoint, or hub id (owner/name)")
     revision: str | None = Field(default=None, description="hub revision: a branch, a tag or a commit")
     dtype: Dtype = Field(default="auto", description="auto: as stored; float32, bfloat16, float16")
+    sae: str | dict[str, str] | None = Field(
+        default=None,
+        description="folder of a sparse autoencoder (SAELens, sparsify), or site -> folder; its latents are sites such as "
+        "sae_resid_post.3",
+    )
     family: FamilyParams | None = Field(
         default=None, description="where a model of an unknown family keeps its parts (docs/models.md)"
     )

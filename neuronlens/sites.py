@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
+from neuronlens.autoencoder import Autoencoder, autoencoder_at
 from neuronlens.errors import SiteError, did_you_mean
 from neuronlens.families import Family
 from neuronlens.structure import known_family
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 COMPONENTS = ("attn_out", "mlp_post", "mlp_out", "resid_post")  # in the order in which a forward call meets them
+_LATENT = "sae_"
+_KNOWN = tuple(name for component in COMPONENTS for name in (component, _LATENT + component))
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class Site:
     Attributes:
         layer: counted from 0.
         component: `resid_post`, the block's output before any final norm; `mlp_post`, the input of the MLP's down projection; `attn_out`
-            and `mlp_out`, what attention and MLP add to the residual stream.
+            and `mlp_out`, what attention and MLP add to the residual stream; `sae_` and one of these, the latents that the checkpoint's
+            sparse autoencoder has there.
     """
 
     layer: int
@@ -35,7 +39,17 @@ class Site:
         return f"{self.component}.{self.layer}"
 
     def __lt__(self, other: Site) -> bool:
-        return (self.layer, COMPONENTS.index(self.component)) < (other.layer, COMPONENTS.index(other.component))
+        return (self.layer, _KNOWN.index(self.component)) < (other.layer, _KNOWN.index(other.component))
+
+    @property
+    def is_latent(self) -> bool:
+        """Whether its neurons are latents of an autoencoder."""
+        return self.component.startswith(_LATENT)
+
+    @property
+    def below(self) -> Site:
+        """Of latents the site that they are of; else itself."""
+        return Site(self.layer, self.component.removeprefix(_LATENT))
 
     @classmethod
     def parse(cls, text: str) -> Site:
@@ -45,10 +59,8 @@ class Site:
             SiteError: the text names no component or no layer.
         """
         component, _, layer = text.partition(".")
-        if component not in COMPONENTS:
-            raise SiteError(
-                f"unknown component {component!r} in site {text!r}", cure=did_you_mean(component, COMPONENTS)
-            )
+        if component not in _KNOWN:
+            raise SiteError(f"unknown component {component!r} in site {text!r}", cure=did_you_mean(component, _KNOWN))
         if not (layer.isascii() and layer.isdigit()):  # int() cannot read every digit of Unicode
             raise SiteError(f"site {text!r} names no layer", cure="Write it as component.layer, such as resid_post.3.")
         return cls(int(layer), component)
@@ -98,7 +110,13 @@ def layer_count(config: Any) -> int:
 
 
 def site_width(config: Any, site: Site) -> int:
-    """Number of neurons at a site, from the config."""
+    """Number of neurons at a site, from the config.
+
+    Raises:
+        SiteError: latents, of a checkpoint that was opened with no autoencoder there.
+    """
+    if site.is_latent:
+        return autoencoder_at(config, str(site.below)).latents
     hidden = int(config.hidden_size)
     if site.component != "mlp_post":
         return hidden
@@ -113,6 +131,7 @@ def module_below_block(config: Any, site: Site) -> str:
     Raises:
         SiteError: where it lies is not known.
     """
+    site = site.below
     if site.component == "resid_post":
         return ""
     field = "mlp_down" if site.component == "mlp_post" else site.component
@@ -150,8 +169,9 @@ class Module:
         path: dotted path from the model, for the record.
         module: a forward hook on it sees the site as output, a forward pre-hook sees `mlp_post` as first input.
         reads_input: whether the site is the module's input.
-        width: number of neurons.
+        width: numbers that it gives or takes for a token.
         block: where the module sees tokens of all rows in one line, the block, whose input says how many rows there are.
+        autoencoder: makes latents of these numbers, where the site is of latents.
     """
 
     path: str
@@ -159,6 +179,7 @@ class Module:
     reads_input: bool
     width: int
     block: nn.Module | None = None
+    autoencoder: Autoencoder | None = None
 
 
 def blocks_of(model: PreTrainedModel) -> tuple[str, Sequence[nn.Module]]:
@@ -183,6 +204,8 @@ def resolve(model: PreTrainedModel, site: Site) -> Module:
     Raises:
         SiteError: the site resolves to nothing in this model.
     """
+    if site.is_latent:
+        return replace(resolve(model, site.below), autoencoder=autoencoder_at(model.config, str(site.below)))
     path, blocks = blocks_of(model)
     if site.layer >= len(blocks):
         raise SiteError(

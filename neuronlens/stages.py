@@ -21,7 +21,7 @@ from neuronlens.errors import ArtifactError, DatasetError, UserError
 from neuronlens.parts import Mapper, Parts, in_threads
 
 OUTSIDE = ("checkpoint", "dataset", "auxiliary", "questions")
-PATHS = ("path", "auxiliary", "questions")  # keys of parameters that say where something lies
+PATHS = ("path", "sae", "auxiliary", "questions")  # keys of parameters that say where something lies
 
 Runner = Callable[..., dict[str, object]]
 

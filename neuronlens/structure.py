@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import logging
 import re
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from neuronlens.beside import Beside
 from neuronlens.errors import SiteError
 from neuronlens.families import FAMILIES, Family, never
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _INNER = ("intermediate_size", "ffn_dim", "n_inner", "inner_dim", "ffn_hidden_size", "d_inner", "d_ff", "hidden_dim")
 _PATHS = ("mlp_down", "attn_out", "mlp_out")
 _log = logging.getLogger("neuronlens")
-_held: dict[int, tuple[weakref.ref[Any], Family]] = {}  # configs compare by content and have no hash
+_families: Beside[Family] = Beside()
 
 
 def known_family(config: Any) -> Family:
@@ -31,9 +31,9 @@ def known_family(config: Any) -> Family:
     Raises:
         SiteError: no blocks can be found.
     """
-    held = _held.get(id(config))
-    if held is not None and held[0]() is config:
-        return held[1]
+    held = _families.get(config)
+    if held is not None:
+        return held
     if config.model_type in FAMILIES:
         return FAMILIES[config.model_type]
     found = _guess(config, {})
@@ -43,9 +43,7 @@ def known_family(config: Any) -> Family:
 
 def hold(config: Any, family: Family) -> Family:
     """Let a config be of a family for as long as it lives."""
-    key = id(config)
-    _held[key] = weakref.ref(config, lambda _: _held.pop(key, None)), family
-    return family
+    return _families.put(config, family)
 
 
 def tell(config: Any, told: Mapping[str, Any]) -> Family:

@@ -23,7 +23,7 @@ from neuronlens.checkpoint import load_checkpoint
 from neuronlens.dataset import load_dataset
 from neuronlens.errors import NonFiniteActivationError
 from neuronlens.evaluation.sweep import Method, evaluate_methods
-from neuronlens.interventions.edit import Intervention
+from neuronlens.interventions.kinds import Intervention
 from neuronlens.params import load_config
 from neuronlens.ranges.selection import fit_ranges
 from neuronlens.ranges.statistics import fit_statistics

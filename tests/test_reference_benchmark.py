@@ -15,7 +15,7 @@ from neuronlens.activations.extract import collect_activations
 from neuronlens.checkpoint import load_checkpoint
 from neuronlens.evaluation.scoring import score_rows
 from neuronlens.evaluation.text import document_losses, perplexity
-from neuronlens.interventions.edit import Intervention
+from neuronlens.interventions.kinds import Intervention
 from neuronlens.ranges.selection import fit_ranges
 from neuronlens.ranges.statistics import fit_statistics
 from tests.conftest import hooks

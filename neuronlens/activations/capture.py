@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from neuronlens.activations.tokens import TokenTracker, resolve_pooling
+from neuronlens.autoencoder import Autoencoder
 from neuronlens.errors import NeuronLensError
 from neuronlens.sites import Module, Site, resolve
 from neuronlens.values import Pooling
@@ -19,6 +20,9 @@ from neuronlens.values import Pooling
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
     from transformers import PreTrainedModel
+
+
+Encode = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -118,19 +122,24 @@ def capture(model: PreTrainedModel, sites: Sequence[Site | str], pooling: Poolin
     with contextlib.ExitStack() as stack:
         tracker = stack.enter_context(TokenTracker(model))
 
-        def reader(site: Site, width: int) -> Callable[[torch.Tensor], None]:
+        def reader(site: Site, module: Module) -> Callable[[torch.Tensor], None]:
+            # single tokens are chosen first, as to encode all of them takes as many times longer
+            before, behind = _encoders(module.autoencoder, first=how in ("mean", "max"))
+
             def read(hidden: torch.Tensor) -> None:
-                if hidden.dim() != 3 or hidden.shape[-1] != width:
+                if hidden.dim() != 3 or hidden.shape[-1] != module.width:
                     raise NeuronLensError(
-                        f"site {site} gave shape {tuple(hidden.shape)}, the config says [batch, tokens, {width}]"
+                        f"site {site} gave shape {tuple(hidden.shape)}, the config says [batch, tokens, {module.width}]"
                     )
                 if tracker.starts:  # behind the prompt, `generate` with a cache shows single tokens
-                    captured[site], captured.position = pool(hidden.detach(), tracker, how)
+                    seen = before(hidden.detach())
+                    pooled, captured.position = pool(seen, tracker, how)
+                    captured[site] = behind(pooled)
                     if captured.wanted is None:
                         captured.tokens.pop(site, None)
                     else:
                         row, column = captured.wanted
-                        captured.tokens[site] = hidden.detach()[row.to(hidden.device), column.to(hidden.device)]
+                        captured.tokens[site] = behind(seen[row.to(hidden.device), column.to(hidden.device)])
                 captured.calls[site] += 1
 
             return read
@@ -143,12 +152,31 @@ def capture(model: PreTrainedModel, sites: Sequence[Site | str], pooling: Poolin
 
         for site in wanted:
             module = resolve(model, site)
-            stack.callback(attach(module, reader(site, module.width)).remove)
+            stack.callback(attach(module, reader(site, module)).remove)
         stack.callback(model.register_forward_hook(count).remove)
         yield captured
         for site, fired in captured.calls.items():
             if fired != calls:
                 raise NeuronLensError(f"the hook of site {site} fired {fired} times in {calls} forward calls")
+
+
+def _encoders(autoencoder: Autoencoder | None, *, first: bool) -> tuple[Encode, Encode]:
+    """What activations go through before they are pooled, and behind it.
+
+    Args:
+        first: whether latents are what is pooled.
+    """
+
+    def same(values: torch.Tensor) -> torch.Tensor:
+        return values
+
+    def encode(values: torch.Tensor) -> torch.Tensor:
+        assert autoencoder is not None
+        return autoencoder.to(values.device).encode(values)
+
+    if autoencoder is None:
+        return same, same
+    return (encode, same) if first else (same, encode)
 
 
 def pool(hidden: torch.Tensor, tracker: TokenTracker, how: Pooling) -> tuple[torch.Tensor, torch.Tensor]:

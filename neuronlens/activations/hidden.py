@@ -34,7 +34,7 @@ _SHARE = 4  # of the available memory a quarter may be kept
 
 def blocks_before(site: Site) -> int:
     """How many blocks an edit of a site leaves as they are."""
-    return site.layer + 1 if site.component == "resid_post" else site.layer
+    return site.layer + 1 if site.below.component == "resid_post" else site.layer
 
 
 @contextlib.contextmanager

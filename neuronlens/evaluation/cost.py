@@ -139,6 +139,7 @@ def deciding_route(
         some_logits: whether a scoring looks at the labels' logits alone.
     """
     head = 0.0 if some_logits else shape.head
+    site = site.below  # latents are edited where their activations are
     own, once = shape.own_block(site)
     together = 1 if shared else edits_together(torch.device(device), batch)
     if site.layer == shape.layers - 1:
@@ -166,6 +167,7 @@ def _stacked(name: str, together: int) -> str:
 
 def joint_route(shape: Shape, site: Site) -> Route:
     """How rows are answered at most, where a site and deeper ones are edited together: what lies behind the first of them runs whole."""
+    site = site.below
     own, once = shape.own_block(site)
     first = site.layer + (1 if once or not own else 0)
     name = f"at most blocks {first} on" if first < shape.layers else "the last block"
@@ -181,6 +183,7 @@ def text_route(shape: Shape, site: Site, width: int, shares: Sequence[float]) ->
         width: D, neurons of the residual stream.
         shares: of the site's neurons that edits change, each for as many of them.
     """
+    shares, site = [1.0 if site.is_latent else share for share in shares], site.below  # a latent moves all coordinates
     if site.layer == shape.layers - 1 and site.component == "resid_post":
         paid = [paying_share(int(share * width), width) for share in shares]
         columns = sum(paid) / len(paid)

@@ -24,7 +24,8 @@ from neuronlens.activations.tokens import TokenTracker, resolve_pooling
 from neuronlens.evaluation.shared_prompt import SharedPrompt
 from neuronlens.evaluation.stacked import edits_together, stacked_passes
 from neuronlens.evaluation.suffix import Inner, record_inner, resume_before, resume_within, run_unedited, starts_within
-from neuronlens.interventions.edit import AnyEdit, Dose, Edit, Joint, edit, sites_of
+from neuronlens.interventions.edit import Dose, edit
+from neuronlens.interventions.kinds import AnyEdit, Edit, Joint, sites_of
 from neuronlens.sites import Site, layer_count
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from neuronlens.evaluation.scoring import RowScores
 from neuronlens.evaluation.summary import IDENTITY, sign_flip_p, summarise
 from neuronlens.evaluation.text import PERPLEXITY
 from neuronlens.evaluation.uncertainty import Estimate, change_of_rate, difference, mean, total
-from neuronlens.interventions.edit import Joint
+from neuronlens.interventions.kinds import Joint
 from neuronlens.values import Pooling
 
 GAINS = {"accuracy": "gain", "confidence": "confidence_gain"}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from neuronlens.config import Config
-from neuronlens.interventions.edit import Intervention, LinearErasure
+from neuronlens.interventions.kinds import Intervention, LinearErasure
 from neuronlens.ranges.leace import Erasure, read_erasures
 from neuronlens.ranges.selection import Ranges
 from neuronlens.ranges.tables import read_ranges

@@ -29,12 +29,16 @@ from neuronlens.evaluation.matched import Losses
 from neuronlens.evaluation.measure import SELECTIVITY, measure
 from neuronlens.evaluation.methods import Method, by_place, distinct, read_methods
 from neuronlens.evaluation.questions import asked_questions, question_columns, score_questions
+from neuronlens.evaluation.reconstruction import Quality, measure_quality, reconstruction_rows, reconstructions
 from neuronlens.evaluation.scoring import PartScores, RowScorer, RowScores
 from neuronlens.evaluation.text import TextScorer, perplexity_columns
-from neuronlens.interventions.edit import AnyEdit, Edit, Joint
+from neuronlens.interventions.kinds import AnyEdit, Edit, Joint
+from neuronlens.interventions.latents import Reconstruction
 from neuronlens.parts import check_planned, go_on
+from neuronlens.sites import expand_sites, layer_count
 
 VALIDATION, TEST, JOINT, TEXT, QUESTIONS = "validation", "test", "joint", "text", "questions"
+RECONSTRUCTED = "reconstructed"
 _MOST = 32  # parts of a kind; an interruption costs a thirtieth of it
 _SCORES = "scores.npz"
 
@@ -162,7 +166,9 @@ class Evaluation:
         facts: dict[str, object] = {}
         with self._model:
             go_on()
-            if kind in (VALIDATION, TEST, JOINT):
+            if kind == RECONSTRUCTED:
+                found = self._reconstruct()
+            elif kind in (VALIDATION, TEST, JOINT):
                 scorer = self._scorer(kind)
                 found = vars(scorer.score(some))
                 if place == 0:
@@ -210,6 +216,19 @@ class Evaluation:
             question_columns(answers, len(methods)),
         )
 
+    def autoencoders(self, parts: Mapping[str, Path]) -> list[dict[str, Any]]:
+        """What the parts say of the autoencoders whose latents are edited (see `reconstruction_rows`)."""
+        if not self._reconstructions:
+            return []
+        read = _read(parts[self.names(RECONSTRUCTED)[0]])
+        scores, losses = (
+            self._reconstructed_rows.together([PartScores(**_starting(read, "rows_"))], (0.0, 0.0, 0.0)),
+            None,
+        )
+        if self._texts is not None:
+            losses = Losses(*self._texts.together([(read["columns"], read["losses"])]))
+        return reconstruction_rows(self._reconstructions, Quality(**_starting(read, "quality_")), scores, losses)
+
     def losses(self, parts: Mapping[str, Path]) -> Losses | None:
         """What the parts of the auxiliary text say of edits of single sites; None where there is none."""
         found = self._losses(parts)
@@ -218,6 +237,16 @@ class Evaluation:
     def answers(self, parts: Mapping[str, Path]) -> Any:
         """[M + 1, Q] which questions were answered right; None where none were asked."""
         return None if self.asked is None else _read(parts[self.names(QUESTIONS)[0]])["correct"]
+
+    def _reconstruct(self) -> dict[str, Any]:
+        rows, model = self._reconstructed_rows, self.checkpoint.model
+        quality = measure_quality(model, self._reconstructions, rows.collated())
+        found = {f"rows_{name}": part for name, part in vars(rows.score(range(len(rows.batches)))).items()}
+        found |= {f"quality_{name}": part for name, part in vars(quality).items()}
+        if self._texts is not None:
+            texts = replace(self._texts, interventions=self._reconstructions)
+            found["columns"], found["losses"] = texts.score(range(len(texts.batches)))
+        return found
 
     def _scores(self, kind: str, parts: Mapping[str, Path]) -> RowScores:
         names = self.names(kind)
@@ -249,6 +278,15 @@ class Evaluation:
     def _joint_edits(self) -> list[Joint]:
         assert self.judged is not None
         return [method.edit(self.config.extract.pooling) for method in self.judged.joint]
+
+    @cached_property
+    def _reconstructions(self) -> list[Reconstruction]:
+        sites = expand_sites(self.config.extract.sites, layer_count(self.checkpoint.config))
+        return reconstructions(self.checkpoint.model, sites)
+
+    @cached_property
+    def _reconstructed_rows(self) -> RowScorer:
+        return self._rows(TEST, self._reconstructions)
 
     def _scorer(self, kind: str) -> RowScorer:
         if kind == JOINT:
@@ -291,6 +329,8 @@ class Evaluation:
 
     def _groups(self, kind: str) -> list[range]:
         """Batches of each part of a kind."""
+        if kind == RECONSTRUCTED:
+            return [range(1)] if self._reconstructions else []
         if kind == QUESTIONS:
             return [] if self.asked is None else [range(1)]
         if kind == JOINT and not self._joint_edits:
@@ -304,6 +344,10 @@ class Evaluation:
 def _read(folder: Path) -> dict[str, Any]:
     with np.load(folder / _SCORES) as found:
         return dict(found)
+
+
+def _starting(read: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {name.removeprefix(prefix): part for name, part in read.items() if name.startswith(prefix)}
 
 
 def _choices(candidates: Sequence[Method], scores: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str], int]:

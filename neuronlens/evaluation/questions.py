@@ -15,7 +15,8 @@ from neuronlens.config import Config
 from neuronlens.encoding import Asked, encode_questions
 from neuronlens.evaluation.scoring import all_deciding
 from neuronlens.evaluation.uncertainty import wilson
-from neuronlens.interventions.edit import AnyEdit
+from neuronlens.interventions.kinds import AnyEdit
+from neuronlens.interventions.latents import on_activations
 from neuronlens.progress import track
 from neuronlens.questions import read_questions
 
@@ -33,6 +34,7 @@ def score_questions(
         [M + 1, Q].
     """
     model = checkpoint.model
+    interventions = on_activations(model, interventions)
     answers, choices = np.array(asked.answers), torch.tensor(asked.choices)
     correct = np.zeros((len(interventions) + 1, len(asked.encoded)), dtype=np.bool_)
     batches = token_budget_batches([len(ids) for ids in asked.encoded], batch_tokens)

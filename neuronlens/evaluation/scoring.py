@@ -24,7 +24,9 @@ from neuronlens.encoding import Labels, encoder_for, resolve_labels
 from neuronlens.errors import DatasetError, NonFiniteActivationError
 from neuronlens.evaluation.deciding import Unedited, deciding_passes
 from neuronlens.evaluation.shared_prompt import SharedPrompt
-from neuronlens.interventions.edit import AnyEdit, Dose, Joint, edit, sites_of, where
+from neuronlens.interventions.edit import Dose, edit
+from neuronlens.interventions.kinds import AnyEdit, Joint, sites_of, where
+from neuronlens.interventions.latents import on_activations
 from neuronlens.values import Scoring
 
 if TYPE_CHECKING:
@@ -188,12 +190,18 @@ class RowScorer:
         batches = token_budget_batches([len(ids) for ids in encoded], batch_tokens)
         if [list(part.rows) for part in kept] != [list(rows[batch]) for batch in batches]:
             kept = ()
+        interventions = on_activations(checkpoint.model, interventions)
         return cls(checkpoint, dataset, interventions, scoring, labels, rows, encoded, truth, batches, kept)
 
     @cached_property
     def _shared(self) -> SharedPrompt | None:
         alone = [item for item in self.interventions if not isinstance(item, Joint)]
         return SharedPrompt.of_rows(self.checkpoint.model, self.encoded, alone, _ROOM) if alone else None
+
+    def collated(self) -> Iterator[Batch]:
+        """The batches, ready for the model."""
+        pad_id, device = padding_of(self.checkpoint), self.checkpoint.model.device
+        return iterate(self.encoded, self.batches, pad_id=pad_id, device=device)
 
     @torch.inference_mode()
     def fidelity(self) -> tuple[float, float, float]:

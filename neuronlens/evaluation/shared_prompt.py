@@ -18,7 +18,8 @@ from neuronlens.activations.last_block import can_follow_one_token, one_token_of
 from neuronlens.activations.readout import deciding_columns, has_vocabulary, logits_of_columns
 from neuronlens.activations.tokens import TokenTracker
 from neuronlens.evaluation.suffix import Inner, record_inner, resume_before, starts_within
-from neuronlens.interventions.edit import Dose, Edit, edit
+from neuronlens.interventions.edit import Dose, edit
+from neuronlens.interventions.kinds import Edit
 from neuronlens.sites import family_of
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ import torch
 from neuronlens.activations.batching import Batch
 from neuronlens.activations.hidden import hidden_of, like
 from neuronlens.evaluation.suffix import Inner, resume_before
-from neuronlens.interventions.edit import Dose, Edit, edit
+from neuronlens.interventions.edit import Dose, edit
+from neuronlens.interventions.kinds import Edit
 from neuronlens.sites import Site
 from neuronlens.values import Pooling, Positions
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from neuronlens.activations.capture import attach, stand_in
 from neuronlens.activations.hidden import blocks_before, passed_on, record_blocks, resume_after
 from neuronlens.activations.tokens import TokenTracker
-from neuronlens.interventions.edit import AnyEdit, Dose, Edit, Joint, edit
+from neuronlens.interventions.edit import Dose, edit
+from neuronlens.interventions.kinds import AnyEdit, Edit, Joint
 from neuronlens.sites import Site, blocks_of, family_of, layer_count, resolve
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from neuronlens.evaluation.joint import joint_table
 from neuronlens.evaluation.matched import Losses
 from neuronlens.evaluation.measure import MEASURED, adjust
 from neuronlens.evaluation.methods import Method, distinct
-from neuronlens.evaluation.planned import JOINT, QUESTIONS, TEST, TEXT, VALIDATION, Evaluation, Scored
+from neuronlens.evaluation.planned import JOINT, QUESTIONS, RECONSTRUCTED, TEST, TEXT, VALIDATION, Evaluation, Scored
 from neuronlens.evaluation.questions import COLUMNS as QUESTION_COLUMNS
 from neuronlens.evaluation.questions import asked_questions, question_columns, question_facts, score_questions
 from neuronlens.evaluation.scoring import RowScores, score_rows
@@ -77,7 +77,7 @@ def _evaluate(job: _Score, parts: Parts, out: Path) -> dict[str, object]:
         tried = found.scored(VALIDATION, validated)
     settled = found.judge(tried)
     chosen, methods = settled.chosen, settled.methods
-    names = [name for kind in (TEST, JOINT, TEXT, QUESTIONS) for name in found.names(kind)]
+    names = [name for kind in (TEST, JOINT, TEXT, QUESTIONS, RECONSTRUCTED) for name in found.names(kind)]
     tested = parts.make(names, job.after(validated))
     judged, losses = found.scored(TEST, tested), found.losses(tested)
     rows = _results(judged, losses, question_columns(found.answers(tested), len(judged.edits)), config)
@@ -126,6 +126,7 @@ def _evaluate(job: _Score, parts: Parts, out: Path) -> dict[str, object]:
         "bootstrap": config.evaluate.bootstrap,
         "perplexity": losses is not None,
         "questions": question_facts(found.asked),
+        "autoencoders": found.autoencoders(tested),
         "dtype": str(checkpoint.model.dtype).removeprefix("torch."),
         "device": default_device(),
         "seed": config.seed,

@@ -27,7 +27,8 @@ from neuronlens.evaluation.predictions import Predictions
 from neuronlens.evaluation.suffix import resumed_passes, run_unedited, split_at_head
 from neuronlens.evaluation.uncertainty import ratio
 from neuronlens.evaluation.unembedding import Unembedding
-from neuronlens.interventions.edit import AnyEdit, Edit
+from neuronlens.interventions.kinds import AnyEdit, Edit
+from neuronlens.interventions.latents import on_activations
 from neuronlens.sites import layer_count
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class TextScorer:
                 "no document has two tokens", where="evaluate.auxiliary", cure="Perplexity needs running text."
             )
         batches = token_budget_batches([len(ids) for ids in encoded], batch_budget("auto", checkpoint.model))
-        return cls(checkpoint, interventions, encoded, batches)
+        return cls(checkpoint, on_activations(checkpoint.model, interventions), encoded, batches)
 
     @torch.inference_mode()
     def score(self, some: range) -> tuple[Ints, Doubles]:

@@ -12,7 +12,8 @@ from neuronlens.activations.readout import generate_plainly
 from neuronlens.checkpoint import Checkpoint
 from neuronlens.encoding import longest_input
 from neuronlens.errors import CheckpointError, UserError
-from neuronlens.interventions.edit import AnyEdit, edit
+from neuronlens.interventions.edit import edit
+from neuronlens.interventions.kinds import AnyEdit
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from neuronlens.artifact import library_versions
 from neuronlens.checkpoint import Checkpoint, identify_checkpoint
 from neuronlens.config import CheckpointParams
 from neuronlens.errors import LensError
-from neuronlens.interventions.edit import AnyEdit, Dose, Edit, Intervention, Joint, edit, parts_of
+from neuronlens.interventions.edit import Dose, edit
+from neuronlens.interventions.kinds import AnyEdit, Edit, Intervention, Joint, parts_of
 from neuronlens.interventions.lens_file import Header, Part, SiteEdit, Value, pack, unpack
 from neuronlens.ranges.selection import Ranges
 from neuronlens.sites import Site, resolve, site_width

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from neuronlens.artifact import canonical_json
 from neuronlens.errors import LensError, SiteError
-from neuronlens.interventions.edit import Intervention, LinearErasure
+from neuronlens.interventions.kinds import Intervention, LinearErasure
 from neuronlens.interventions.operators import LOOKED_AT, Target, parse_operator
 from neuronlens.sites import Site
 from neuronlens.values import Operator, Pooling, Positions

@@ -25,12 +25,12 @@ from neuronlens.report.neurons.drawn import card_entry, most_selective
 from neuronlens.report.sections.heatmaps import overlap_rows
 from neuronlens.report.table import kind_of
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 SETTINGS_RULE = (
     "Neurons are ranked by mean |a| (reference) and by d' (contrastive), the top 30 % masked at mean ± 2 std, set to zero; where the sweep "
     "lacks a value, the nearest one stands in."
 )
-_PATHS = ("path", "auxiliary", "questions")
+_PATHS = ("path", "sae", "auxiliary", "questions")
 # candidates and controls by the hundred stay in results.parquet; `summary` has their means
 _LISTED = ("gaussian", "quantile", "discriminative", "full", "random_neurons", "leace")
 
@@ -81,6 +81,7 @@ def audit_document(config: Config, inputs: Mapping[str, Path]) -> dict[str, Any]
         ],
         "positions": {"fit": facts["extract"]["pooling"], "edit": config.interventions.positions},
         "base": base,
+        "autoencoders": facts["evaluate"]["autoencoders"],
         "settings": [asdict(setting) for setting in settings],
         "settings_rule": SETTINGS_RULE,
         "claims": CLAIMS,

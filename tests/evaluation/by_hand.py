@@ -7,7 +7,7 @@ import torch
 
 from neuronlens.evaluation.methods import Method
 from neuronlens.evaluation.scoring import RowScores
-from neuronlens.interventions.edit import Intervention
+from neuronlens.interventions.kinds import Intervention
 from neuronlens.interventions.operators import Target
 from neuronlens.ranges.selection import Ranges
 from neuronlens.sites import Site

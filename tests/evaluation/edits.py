@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from neuronlens.interventions.edit import LinearErasure
+from neuronlens.interventions.kinds import LinearErasure
 from neuronlens.sites import COMPONENTS, Site, site_width
 from tests.evaluation.by_hand import masking
 from tests.models import LAYERS

@@ -26,7 +26,8 @@ from neuronlens.evaluation.scoring import _ROUNDINGS, all_deciding
 from neuronlens.evaluation.shared_prompt import SharedPrompt
 from neuronlens.evaluation.text import text_losses
 from neuronlens.evaluation.unembedding import Unembedding
-from neuronlens.interventions.edit import Intervention, LinearErasure, edit
+from neuronlens.interventions.edit import edit
+from neuronlens.interventions.kinds import Intervention, LinearErasure
 from neuronlens.interventions.operators import OPERATORS, Target
 from neuronlens.sites import COMPONENTS, Site, layer_count, site_width
 from tests import reference

@@ -10,7 +10,8 @@ import torch
 
 from neuronlens.evaluation.scoring import score_rows
 from neuronlens.evaluation.text import text_losses
-from neuronlens.interventions.edit import Joint, edit
+from neuronlens.interventions.edit import edit
+from neuronlens.interventions.kinds import Joint
 from tests import reference
 from tests.conftest import hooks
 from tests.evaluation.edits import RESIDUAL, SITES, erasing, gated, half

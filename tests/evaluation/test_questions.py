@@ -16,7 +16,7 @@ from neuronlens.evaluation.methods import Method
 from neuronlens.evaluation.questions import COLUMNS, asked_questions, question_columns, question_facts, score_questions
 from neuronlens.evaluation.sweep import evaluate_methods
 from neuronlens.evaluation.uncertainty import wilson
-from neuronlens.interventions.edit import Intervention
+from neuronlens.interventions.kinds import Intervention
 from neuronlens.questions import Question
 from neuronlens.ranges.selection import fit_ranges
 from neuronlens.ranges.statistics import fit_statistics

@@ -18,7 +18,7 @@ from neuronlens.encoding import longest_input
 from neuronlens.evaluation import scoring
 from neuronlens.evaluation.scoring import score_rows
 from neuronlens.evaluation.text import document_losses, perplexity
-from neuronlens.interventions.edit import Intervention
+from neuronlens.interventions.kinds import Intervention
 from neuronlens.sites import Site, site_width
 from tests import reference
 from tests.conftest import sentences

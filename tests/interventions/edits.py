@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from neuronlens.interventions.edit import Intervention
+from neuronlens.interventions.kinds import Intervention
 from neuronlens.interventions.operators import Target
 from neuronlens.sites import site_width
 from tests.conftest import sentences

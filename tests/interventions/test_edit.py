@@ -9,7 +9,8 @@ from neuronlens.activations.capture import capture
 from neuronlens.activations.extract import collect_activations
 from neuronlens.checkpoint import load_checkpoint
 from neuronlens.errors import NeuronLensError, SiteError, UserError
-from neuronlens.interventions.edit import Intervention, LinearErasure, edit
+from neuronlens.interventions.edit import edit
+from neuronlens.interventions.kinds import Intervention, LinearErasure
 from neuronlens.ranges.selection import fit_ranges
 from neuronlens.ranges.statistics import fit_statistics
 from neuronlens.sites import COMPONENTS, Site, site_width

@@ -8,7 +8,8 @@ import torch
 from transformers import GenerationConfig
 
 from neuronlens.errors import UserError
-from neuronlens.interventions.edit import LinearErasure, edit
+from neuronlens.interventions.edit import edit
+from neuronlens.interventions.kinds import LinearErasure
 from neuronlens.sites import Site
 from tests.conftest import sentences
 from tests.interventions.edits import INF, POSITIONS, batch_of, between

@@ -9,7 +9,8 @@ import neuronlens
 from neuronlens.activations.capture import capture
 from neuronlens.errors import LensError, SiteError
 from neuronlens.evaluation.stacked import Stacked
-from neuronlens.interventions.edit import Intervention, Joint, LinearErasure, edit
+from neuronlens.interventions.edit import edit
+from neuronlens.interventions.kinds import Intervention, Joint, LinearErasure
 from neuronlens.interventions.lens import Lens
 from neuronlens.sites import Site
 from tests.interventions.edits import INF, batch_of, between

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 
 from neuronlens.errors import LensError, NeuronLensError
-from neuronlens.interventions.edit import Joint, LinearErasure
+from neuronlens.interventions.kinds import Joint, LinearErasure
 from neuronlens.interventions.lens import Lens
 from neuronlens.interventions.operators import LOOKED_AT, OPERATORS
 from neuronlens.sites import Site

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from neuronlens.config import Config
-from neuronlens.interventions.edit import Intervention
+from neuronlens.interventions.kinds import Intervention
 from neuronlens.interventions.operators import DAMPEN_FACTOR, OPERATORS, Target, dampen, parse_operator
 from neuronlens.sites import Site
 from neuronlens.values import OPERATORS as CONFIGURABLE

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuronlens.activations.ordinary import Ordinary
-from neuronlens.interventions.edit import Intervention
+from neuronlens.interventions.kinds import Intervention
 from neuronlens.ranges.agreement import fit_agreement
 from neuronlens.ranges.selection import fit_ranges
 from neuronlens.ranges.statistics import fit_statistics

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuronlens.interventions.edit import LinearErasure
+from neuronlens.interventions.kinds import LinearErasure
 from neuronlens.ranges.leace import fit_erasures, read_erasures, write_erasures
 from neuronlens.ranges.statistics import fit_statistics
 from tests.ranges.sample import SITE, of_values

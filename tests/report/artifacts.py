@@ -307,6 +307,7 @@ def make_audit(
         },
         "fit": {"rows": dict.fromkeys(concepts, rows), "warnings": list(warnings)},
         "evaluate": {
+            "autoencoders": [],
             "rows": 20 * len(concepts),
             "no_op_difference": 0.0,
             "suffix_difference": 0.0,

@@ -12,7 +12,8 @@ from neuronlens.checkpoint import load_checkpoint
 from neuronlens.config import Config
 from neuronlens.errors import ArtifactError, UserError
 from neuronlens.evaluation.methods import read_methods
-from neuronlens.interventions.edit import Joint, edit, parts_of
+from neuronlens.interventions.edit import edit
+from neuronlens.interventions.kinds import Joint, parts_of
 from neuronlens.interventions.lens import Lens
 from neuronlens.report.exported import export_lens
 from neuronlens.report.finished import audit_of
