@@ -130,7 +130,7 @@ class Checkpoint:
         return ready
 
     def _refuse_a_wrong_guess(self, model: PreTrainedModel) -> None:
-        if self.config.model_type in FAMILIES:
+        if self.family is FAMILIES.get(self.config.model_type):
             return
         for difference in differences(model, self.family):
             if difference.fatal:

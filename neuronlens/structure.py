@@ -304,9 +304,10 @@ def differences(model: PreTrainedModel, family: Family) -> list[Difference]:
 
 
 def doubts(model: PreTrainedModel) -> list[str]:
-    """What a reader should know of where the sites of a model lie: what was guessed, and whether its sums agree; none of a known family."""
+    """What a reader should know of where the sites of a model lie: what was guessed, and where its sums do not agree; nothing of a
+    family in the table."""
     family = known_family(model.config)
-    if not family.guessed:
+    if family is FAMILIES.get(model.config.model_type):
         return []
     return [*family.guessed, *(item.what for item in differences(model, family))]
 

@@ -130,6 +130,15 @@ def random_model(family: str, seed: int = 0, head: str | None = None, **override
     return model.eval()
 
 
+def with_random_gains(model: PreTrainedModel) -> PreTrainedModel:
+    """Gains and biases are random too; a fresh model has ones and zeros there, which hide what goes missing."""
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.dim() == 1:
+            parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
 def save_checkpoint(folder: Path, family: str, seed: int = 0, **overrides: Any) -> Path:
     """A random model and its tokenizer as a checkpoint folder."""
     random_model(family, seed, **overrides).save_pretrained(folder)

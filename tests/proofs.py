@@ -17,7 +17,7 @@ from neuronlens.interventions.edit import edit
 from neuronlens.sites import COMPONENTS, Site, family_of, resolve, site_width
 from tests import reference
 from tests.evaluation.edits import half
-from tests.models import LAYERS, random_model
+from tests.models import LAYERS, random_model, with_random_gains
 
 ROWS = [[7, 9, 5, 11, 6, 8, 12], [10, 5, 13]]
 PAD = 0
@@ -30,14 +30,9 @@ NORMS = {
 
 
 @cache
-def model_of(family: str, head: str | None = None, **overrides: Any) -> torch.nn.Module:
-    """A random model whose gains and biases are random too; a fresh one has ones and zeros there, which hide what goes missing."""
-    model = random_model(family, head=head, **overrides)
-    generator = torch.Generator().manual_seed(1)
-    for parameter in model.parameters():
-        if parameter.dim() == 1:
-            parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
-    return model
+def model_of(family: str, head: str | None = None, **overrides: Any) -> Any:
+    """A random model, gains and biases included."""
+    return with_random_gains(random_model(family, head=head, **overrides))
 
 
 def padded(model: Any, side: str = "right") -> dict[str, torch.Tensor]:

@@ -58,11 +58,14 @@ for _family in ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3_
 
 @contextmanager
 def hooked(model, family, layer, component, change):
-    """Hook a site of a model that runs a single row: `change` sees the activations [1, T, D] and gives new ones, or None."""
+    """Hook a site of a model: `change` sees the activations [B, T, D] and gives new ones, or None.
+
+    A module that sees tokens without rows, [T, D], must be run on a single one.
+    """
     block = model.get_submodule(BLOCKS[family])[layer]
 
     def changed(hidden):
-        new = change(hidden.reshape(1, -1, hidden.shape[-1]))
+        new = change(hidden if hidden.dim() == 3 else hidden[None])
         return None if new is None else new.reshape(hidden.shape)
 
     def on_output(_, __, out):

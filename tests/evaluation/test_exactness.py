@@ -32,7 +32,7 @@ from neuronlens.interventions.operators import OPERATORS, Target
 from neuronlens.sites import COMPONENTS, Site, layer_count, site_width
 from tests import reference
 from tests.conftest import hooks
-from tests.models import CLASSIFIERS, ENCODERS, FAMILIES, HEADS, VOCABULARY, WORDS, random_model
+from tests.models import CLASSIFIERS, ENCODERS, FAMILIES, HEADS, VOCABULARY, WORDS, random_model, with_random_gains
 
 TOLERANCE = 1e-5
 # Where an edit leaves a token little spread, its norm multiplies roundings, and a whole pass itself is further from one in float64. A short
@@ -46,12 +46,9 @@ EVERYWHERE = 1 << 30
 
 @cache
 def model_of(family, layers=3, dtype=torch.float32, **overrides):
-    """A random model whose gains and biases are random too; a fresh one has ones and zeros there, which hide what goes missing."""
-    model = random_model(family, **{LAYERS_KEY.get(family, "num_hidden_layers"): layers} | overrides)
-    generator = torch.Generator().manual_seed(1)
+    """A random model, gains and biases included."""
+    model = with_random_gains(random_model(family, **{LAYERS_KEY.get(family, "num_hidden_layers"): layers} | overrides))
     for parameter in model.parameters():
-        if parameter.dim() == 1:
-            parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
         parameter.data = parameter.data.to(dtype)  # buffers stay float32, as in a model that is loaded
     return model
 
