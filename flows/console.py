@@ -16,7 +16,7 @@ from rich.table import Table
 
 from flows.engine import log
 from neuronlens.comparison.gates import beside
-from neuronlens.pages.text import count, points, points_between, significant, visible
+from neuronlens.pages.text import NOT_MEASURED, count, number, points, points_between, significant, visible
 from neuronlens.report.layers import joint_means
 from neuronlens.report.sections.changes import words
 from neuronlens.report.table import KIND_NAMES, Interval, ResultRow, result_rows
@@ -25,6 +25,7 @@ from neuronlens.report.verdict import verdict
 if TYPE_CHECKING:
     from flows.deploy import Deployed
     from neuronlens.comparison.gates import Judged
+    from neuronlens.evaluation.harness import TaskMetric
     from neuronlens.plan import Plan
     from neuronlens.stages import Outcome
     from tasks.lineage import Link
@@ -104,6 +105,27 @@ def _drop(value: float, interval: Interval | None) -> str:
     """In percentage points."""
     between = points_between(*interval) if interval else ""
     return f"{points(value)} {between}".rstrip()
+
+
+def show_tasks(found: Sequence[TaskMetric]) -> None:
+    """Print the metrics of the harness's tasks, unedited and edited, each with its standard error."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("task", "metric", "n", "unedited", "edited", "difference"):
+        table.add_column(name, justify="left" if name in ("task", "metric") else "right", no_wrap=True)
+    for each in found:
+        table.add_row(
+            visible(each.task),
+            visible(each.metric if each.filter == "none" else f"{each.metric} ({each.filter})"),
+            NOT_MEASURED if each.n is None else f"{each.n:,}",
+            _with_error(each.before, each.before_stderr),
+            _with_error(each.after, each.after_stderr),
+            _with_error(each.difference, each.difference_stderr, sign=True),
+        )
+    _console(table).print(table)
+
+
+def _with_error(value: float, error: float | None, *, sign: bool = False) -> str:
+    return number(value, 4, sign=sign) + ("" if error is None else f" \N{PLUS-MINUS SIGN} {number(error, 4)}")
 
 
 def show_decisions(folder: Path, decided: Sequence[Outcome]) -> None:

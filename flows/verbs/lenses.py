@@ -19,6 +19,14 @@ Edits = Annotated[
     list[Path],
     typer.Option("--edit", metavar="LENS", help="A lens file; repeatable, of one site they are made in this order."),
 ]
+AtPositions = Annotated[
+    str | None,
+    typer.Option(
+        "--positions",
+        metavar="NAME",
+        help="all, prompt, last, generated or pooled; the lens's own unless told otherwise.",
+    ),
+]
 AnyCheckpoint = Annotated[
     bool, typer.Option("--any-checkpoint", help="Edit the model even if the lens is of another checkpoint.")
 ]
@@ -57,14 +65,7 @@ def generate(
     edits: Edits,
     checkpoint: Checkpoint = None,
     any_checkpoint: AnyCheckpoint = False,
-    positions: Annotated[
-        str | None,
-        typer.Option(
-            "--positions",
-            metavar="NAME",
-            help="all, prompt, last, generated or pooled; the lens's own unless told otherwise.",
-        ),
-    ] = None,
+    positions: AtPositions = None,
     max_new_tokens: Annotated[
         int, typer.Option("--max-new-tokens", min=1, metavar="N", help="Most tokens of each text.")
     ] = 40,
@@ -88,6 +89,36 @@ def generate(
     tell(found, lambda made: show_texts(made, applied.lenses), as_json=as_json)
 
 
+def harness(
+    tasks: Annotated[
+        str, typer.Option("--tasks", metavar="NAME,...", help="Of lm-evaluation-harness; patterns and groups, too.")
+    ],
+    edits: Edits,
+    checkpoint: Checkpoint = None,
+    any_checkpoint: AnyCheckpoint = False,
+    positions: AtPositions = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, metavar="N", help="First documents of each task; all of them else.")
+    ] = None,
+    include_path: Annotated[
+        Path | None, typer.Option("--include-path", metavar="FOLDER", help="Further tasks, in YAML.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, metavar="N", help="Requests a call.")] = 8,
+    as_json: AsJson = False,
+) -> None:
+    """Run tasks of lm-evaluation-harness on the unedited and the edited model."""
+    from flows.applied import Applied
+    from flows.console import show_tasks
+    from neuronlens.evaluation.harness import run_tasks
+
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    applied = Applied.open(edits, checkpoint, any_checkpoint=any_checkpoint, positions=_positions(positions))
+    found = run_tasks(
+        applied.checkpoint, applied.edits, names, limit=limit, include_path=include_path, batch_size=batch_size
+    )
+    tell(found, show_tasks, as_json=as_json)
+
+
 def _positions(name: str | None) -> Positions | None:
     from typing import get_args
 
@@ -108,4 +139,4 @@ def _temperature(given: float | None, sample: int | None) -> float:
     return given
 
 
-VERBS: Mapping[str, Callable[..., object]] = {"export": export, "generate": generate}
+VERBS: Mapping[str, Callable[..., object]] = {"export": export, "generate": generate, "harness": harness}
