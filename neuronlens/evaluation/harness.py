@@ -16,7 +16,8 @@ import numpy as np
 from neuronlens.checkpoint import Checkpoint
 from neuronlens.errors import CheckpointError, UnreachableError, UserError
 from neuronlens.hub import hub_errors
-from neuronlens.interventions.edit import AnyEdit, edit, parts_of
+from neuronlens.interventions.edit import edit
+from neuronlens.interventions.kinds import AnyEdit, parts_of
 
 _BOOTSTRAP = 1000  # resamples for metrics that are no means
 

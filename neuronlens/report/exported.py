@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,14 @@ def _one(
     settings = {row["site"]: row["setting"] for row in chosen if row["method"] == method}
     settings |= {str(each.ranges.site): each.name for each in own if each.name == method and method not in settings}
     if not settings:
-        names = [*dict.fromkeys(row["method"] for row in chosen), *joint, *dict.fromkeys(each.name for each in own)]
-        raise UserError(f"no method {method!r} for {concept!r}", where=str(folder), cure=did_you_mean(method, names))
+        short = [*dict.fromkeys(row["method"] for row in chosen), *joint]
+        close = get_close_matches(method, [*short, *(each.name for each in own)], n=1)
+        listed = f"Known: {', '.join([*short, 'and the settings of results.parquet'])}."
+        raise UserError(
+            f"no method {method!r} for {concept!r}",
+            where=str(folder),
+            cure=f"Did you mean {close[0]!r}?" if close else listed,
+        )
     if site is None:
         if len(settings) > 1:
             together = f", or --method {next(iter(joint))}" if joint else ""
