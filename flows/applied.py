@@ -51,6 +51,8 @@ class Applied:
         """
         lenses = tuple(Lens.load(file) for file in files)
         opened = open_checkpoint(_place(lenses[0]) if checkpoint is None else CheckpointParams(path=checkpoint))
+        for lens in () if any_checkpoint else lenses:
+            lens.check_checkpoint(opened.fingerprint)  # before weights are loaded for nothing
         if positions is not None:
             lenses = tuple(lens.at(positions) for lens in lenses)
         edits = tuple(lens.item_for(opened.model, opened, any_checkpoint=any_checkpoint) for lens in lenses)

@@ -13,12 +13,13 @@ from neuronlens.evaluation.joint import COLUMNS as JOINT
 from neuronlens.evaluation.measure import MEASURED
 from neuronlens.evaluation.questions import COLUMNS as QUESTIONS
 from neuronlens.evaluation.sweep import IDENTITY, PERPLEXITY
+from neuronlens.interventions.lens_file import Header, Part
 from neuronlens.interventions.operators import OPERATORS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 NAMED = {
     name: set(re.findall(r"`([^`\n]+)`", (DOCS / name).read_text(encoding="utf-8")))
-    for name in ("method.md", "artifacts.md")
+    for name in ("method.md", "artifacts.md", "editing.md")
 }
 
 
@@ -38,6 +39,24 @@ def test_every_measured_column_is_explained(column):
 @pytest.mark.parametrize("column", [*IDENTITY, *EFFECTS, *JOINT[: JOINT.index("n_target")]])
 def test_every_column_that_says_what_was_done_is_listed(column):
     assert told("artifacts.md", column)
+
+
+def test_everything_in_a_lens_file_is_explained():
+    ranges, erasure = (
+        Part(
+            kind=kind,
+            site="resid_post.0",
+            width=1,
+            operator=operator,
+            positions="all",
+            pooling="auto",
+            gated=True,
+            params={},
+        )
+        for kind, operator in (("ranges", "zero"), ("erasure", None))
+    )
+    tensors = {f"I.{name}" for part in (ranges, erasure) for name in part.names}
+    assert {*Header.model_fields, *Part.model_fields, *tensors} <= NAMED["editing.md"]
 
 
 def test_every_operator_and_kind_of_range_is_explained():

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
+from tqdm import tqdm
 
 from neuronlens.checkpoint import Checkpoint
 from neuronlens.encoding import longest_input
@@ -21,6 +22,7 @@ from neuronlens.errors import UserError
 
 Request = tuple[Any, list[int], list[int]]
 Answer = tuple[float, bool]
+Row = tuple[tuple[int, ...], tuple[int, ...]]  # what the model reads of a context and of its continuation
 
 
 class HarnessModel(HFLM):  # type: ignore[misc]  # the harness ships no types
@@ -53,39 +55,38 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # the harness ships no types
 
     @torch.inference_mode()
     def _loglikelihood_tokens(
-        self,
-        requests: Sequence[Request],
-        disable_tqdm: bool = False,  # noqa: ARG002  # the harness names it
-        override_bs: int | None = None,
+        self, requests: Sequence[Request], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[Answer]:
         """Of each request, the log probability of its continuation, and whether greedy decoding would have written it.
 
         Args:
             requests: key, tokens of the context and of the continuation; what is too long loses the beginning of its context.
         """
-        asked = [self._split(context, continuation) for _, context, continuation in requests]
         # requests that differ in the last token alone, such as the letters of a question, are one row
-        distinct = sorted(set(asked), key=lambda row: (-len(row[0]) - len(row[1]), row))
+        places: dict[Row, list[int]] = {}
+        for place, (_, context, continuation) in enumerate(requests):
+            places.setdefault(self._split(context, continuation), []).append(place)
+        rows = sorted(places, key=lambda row: (-len(row[0]) - len(row[1]), row))
         size = override_bs or int(self.batch_size)
-        found: dict[tuple[tuple[int, ...], tuple[int, ...]], torch.Tensor] = {}
-        for start in range(0, len(distinct), size):
-            rows = distinct[start : start + size]
-            found |= zip(rows, self._log_probabilities(rows), strict=True)
-        answers = []
-        for (key, _, continuation), row in zip(requests, asked, strict=True):
-            tokens = torch.tensor(continuation, device=found[row].device)
-            own = found[row].gather(1, tokens[:, None]).sum()
-            answers.append((float(own), bool((found[row].argmax(dim=1) == tokens).all())))
-            if key is not None:
-                self.cache_hook.add_partial("loglikelihood", key, answers[-1])
-        return answers
+        answers: dict[int, Answer] = {}
+        with tqdm(total=len(requests), desc="Running loglikelihood requests", disable=disable_tqdm) as bar:
+            for start in range(0, len(rows), size):
+                some = rows[start : start + size]
+                for row, found in zip(some, self._log_probabilities(some), strict=True):
+                    for place in places[row]:
+                        key, _, continuation = requests[place]
+                        answers[place] = _answer(found, continuation)
+                        if key is not None:
+                            self.cache_hook.add_partial("loglikelihood", key, answers[place])
+                    bar.update(len(places[row]))
+        return [answers[place] for place in range(len(requests))]
 
-    def _split(self, context: list[int], continuation: list[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def _split(self, context: list[int], continuation: list[int]) -> Row:
         """What the model reads: the end of a context, and its continuation but for the last token."""
         room = self.max_length - (len(continuation) - 1)
         return tuple(context[-room:]), tuple(continuation[:-1])
 
-    def _log_probabilities(self, rows: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> Iterable[torch.Tensor]:
+    def _log_probabilities(self, rows: Sequence[Row]) -> Iterable[torch.Tensor]:
         """Of each row [continuation, vocabulary], of the tokens behind its context and each of its continuation."""
         contexts, continuations = ([row[part] for row in rows] for part in (0, 1))
         before, seen = self._padded(contexts, left=True)
@@ -113,3 +114,9 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # the harness ships no types
         how["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, past:]
         known = {name: value for name, value in how.items() if name in self._takes}
         return self.model(input_ids=tokens, attention_mask=mask, **known)
+
+
+def _answer(found: torch.Tensor, continuation: Sequence[int]) -> Answer:
+    """Of a continuation, from the log probabilities [continuation, vocabulary] in front of each of its tokens."""
+    tokens = torch.tensor(continuation, device=found.device)
+    return float(found.gather(1, tokens[:, None]).sum()), bool((found.argmax(dim=1) == tokens).all())

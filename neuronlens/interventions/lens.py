@@ -160,7 +160,7 @@ class Lens:
                     cure="Use it on a model of the same shape.",
                 )
         if not any_checkpoint:
-            self._check_checkpoint(_fingerprint(model, checkpoint))
+            self.check_checkpoint(_fingerprint(model, checkpoint))
         return self.item
 
     @contextlib.contextmanager
@@ -184,7 +184,15 @@ class Lens:
         with edit(loaded, self.item_for(loaded, whose, any_checkpoint=any_checkpoint)) as (dose,):
             yield dose
 
-    def _check_checkpoint(self, found: str) -> None:
+    def check_checkpoint(self, found: str) -> None:
+        """Refuse another checkpoint.
+
+        Args:
+            found: its fingerprint.
+
+        Raises:
+            LensError: it is another one.
+        """
         if found != self.fingerprint:
             raise LensError(
                 f"the lens is of another checkpoint ({self.checkpoint}, {self.fingerprint[:8]}) than the model ({found[:8]})",

@@ -28,6 +28,7 @@ _ERASURE = ("direction", "probe", "mean")
 
 Name = Annotated[str, Field(max_length=1 << 14)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Slug = Annotated[str, Field(max_length=1 << 10, pattern=r"^[A-Za-z0-9._-]*$")]
 Value = str | int | float | bool | None
 SiteEdit = Intervention | LinearErasure
 Tensors = Mapping[str, torch.Tensor]
@@ -158,9 +159,9 @@ class Header(_Strict):
     format: Literal[1] = 1
     concept: Name
     method: Name
-    checkpoint: Name
+    checkpoint: Slug
     fingerprint: Digest
-    model_type: Name
+    model_type: Slug
     parts: Annotated[tuple[Part, ...], Field(min_length=1, max_length=4096)]
     audit: Annotated[dict[Annotated[str, Field(max_length=64)], Digest], Field(max_length=64)]
     neuronlens: Name
@@ -230,7 +231,9 @@ def _read(path: Path) -> tuple[Header, dict[str, torch.Tensor]]:
             told = (file.metadata() or {}).get(_KEY)
             found = {} if told is None else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
-        raise LensError(f"is no safetensors file ({error})", where=str(path), cure="Export it again.") from None
+        raise LensError(
+            f"is no safetensors file ({_printable(error)})", where=str(path), cure="Export it again."
+        ) from None
     if told is None:
         raise LensError("is no lens of NeuronLens", where=str(path), cure="neuronlens export writes them.")
     try:
@@ -245,7 +248,9 @@ def _read(path: Path) -> tuple[Header, dict[str, torch.Tensor]]:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         at = ".".join(map(str, first["loc"])) or "header"
-        raise LensError(f"is damaged: {at}: {first['msg']}", where=str(path), cure="Export it again.") from None
+        raise LensError(
+            _printable(f"is damaged: {at}: {first['msg']}"), where=str(path), cure="Export it again."
+        ) from None
 
 
 def _check(header: Header, tensors: Sequence[Tensors]) -> None:
@@ -258,3 +263,8 @@ def _check(header: Header, tensors: Sequence[Tensors]) -> None:
 def _expect(holds: bool, what: str) -> None:
     if not holds:
         raise LensError(what)
+
+
+def _printable(said: object) -> str:
+    """Of what is told about a file, which may quote it, what does nothing to a terminal."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(said)[:300])
