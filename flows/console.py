@@ -15,6 +15,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from flows.engine import log
+from neuronlens.activations.disk import size
 from neuronlens.comparison.gates import beside
 from neuronlens.pages.text import NOT_MEASURED, count, number, points, points_between, significant, visible
 from neuronlens.report.layers import joint_means
@@ -330,7 +331,25 @@ def show_plan(found: Plan, stages: Sequence[str]) -> None:
     console.print(f"a plain forward pass over them: {_time(found.pass_seconds)}, by one batch\n", soft_wrap=True)
     console.print(table)
     if "extract" in stages:
-        console.print(f"\nactivations on disk: about {found.stored_bytes / 1e6:,.0f} MB")
+        console.print("", _on_disk(found), *found.notes, sep="\n", soft_wrap=True)
+
+
+def plan_line(found: Plan, stages: Sequence[str]) -> str:
+    """What an audit is expected to do, in a line.
+
+    Args:
+        stages: those that will be computed.
+    """
+    seconds = sum(step.seconds for step in found.steps if step.stage in stages)
+    told = f"{', '.join(stages)}: at most {_time(seconds)}"
+    if "extract" in stages:
+        told += f"; {_on_disk(found)}" + "".join(f"; {note}" for note in found.notes)
+    return told
+
+
+def _on_disk(found: Plan) -> str:
+    what = "activations on disk" if found.keeps_rows else "statistics on disk, in place of activations"
+    return f"{what}: about {size(found.stored_bytes)}"
 
 
 def _time(seconds: float) -> str:

@@ -25,6 +25,40 @@ if TYPE_CHECKING:
 log = logging.getLogger("neuronlens.audit")
 
 
+COSTLY = frozenset({"extract", "fit", "evaluate"})
+"""Stages whose cost is worth foretelling."""
+
+
+def foretell(audit: Audit, *, force: bool = False) -> None:
+    """Log a line of what an audit is going to cost, where one of the costly stages will be computed.
+
+    Args:
+        force: the stages that are current will be computed, too.
+
+    Raises:
+        UserError: it cannot be audited, or would not fit on the disk.
+    """
+    config, folder = audit.config, audit.folder
+    computed = [made.stage for made in state_of(audit) if force or made.outcome == "computed"]
+    if not COSTLY & {*computed}:
+        return
+    from flows.console import plan_line
+    from neuronlens.activations.disk import check_room, taken
+    from neuronlens.plan import plan
+
+    try:
+        found = plan(config)
+    finally:
+        if config.runner.kind != "threads":  # others make the parts, and need the card
+            release_memory()
+    log.info("%-8s  %s", "plan", plan_line(found, [name for name in computed if name in COSTLY]))
+    if "extract" in computed:
+        left = sum(
+            taken(parts) for parts in folder.glob(".extract.parts-*")
+        )  # by an interrupted run, and not made again
+        check_room(folder, found.running_bytes - left)
+
+
 def run_audit(
     config: Config, folder: Path, *, use_flow: bool = True, force: bool = False, create: bool = False
 ) -> list[Outcome]:
@@ -47,9 +81,11 @@ def run_audit(
                     where="runner",
                     cure="Leave out --no-flow, or --set runner=threads.",
                 )
+            foretell(audit, force=force)
             found = in_order(lambda name: bring_up_to_date(audit, name, force=force))
             finish(audit, found)
             return found
+        foretell(audit, force=force)
         set_environment()
         from flows.server import prefect_api
 

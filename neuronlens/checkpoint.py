@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
@@ -57,6 +58,7 @@ class Checkpoint:
         kind: `classifier` (sequence classification) or `language_model` (causal).
         dtype: dtype the weights are loaded in; `auto` is as stored.
         autoencoders: name of a site -> the sparse autoencoder whose latents are to be had there.
+        device_map: `auto` spreads the weights over several devices, None keeps them on one.
     """
 
     path: Path
@@ -66,6 +68,7 @@ class Checkpoint:
     kind: Kind
     dtype: str = "auto"
     autoencoders: Mapping[str, Autoencoder] = field(default_factory=dict)
+    device_map: str | None = None
 
     @property
     def family(self) -> Family:
@@ -110,7 +113,12 @@ class Checkpoint:
         try:
             with _quietly():
                 loaded: Any = loader.from_pretrained(
-                    self.path, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+                    self.path,
+                    dtype=dtype,
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                    output_loading_info=True,
+                    **_spread(self.device_map),
                 )
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise CheckpointError(f"the weights cannot be loaded ({error})", where=str(self.path)) from error
@@ -123,7 +131,11 @@ class Checkpoint:
                 cure="They would stay random; save the fine-tuned model whole.",
             )
         model.requires_grad_(False)
-        ready: PreTrainedModel = model.eval().to(default_device())
+        if self.device_map is None:
+            model = model.to(default_device())
+        else:
+            _check_within_reach(model, self.path)
+        ready: PreTrainedModel = model.eval()
         hold(ready.config, self.family)
         hold_autoencoders(ready.config, self.autoencoders)
         self._refuse_a_wrong_guess(ready)
@@ -135,6 +147,39 @@ class Checkpoint:
         for difference in differences(model, self.family):
             if difference.fatal:
                 raise CheckpointError(difference.what, where=str(self.path), cure=difference.cure)
+
+
+def _spread(device_map: str | None) -> dict[str, str]:
+    """What the loader is told of several devices.
+
+    Raises:
+        CheckpointError: the package that does it is not there.
+    """
+    if device_map is None:
+        return {}
+    if find_spec("accelerate") is None:
+        raise CheckpointError(
+            "spreading a model over devices needs the package accelerate",
+            where="checkpoint.device_map",
+            cure='pip install "neuronlens[big]", or --set checkpoint.device_map=null.',
+        )
+    return {"device_map": device_map}
+
+
+def _check_within_reach(model: PreTrainedModel, path: Path) -> None:
+    """Refuse a model whose head or embeddings had to be put aside: they are read as they are, not only run.
+
+    Raises:
+        CheckpointError: they were.
+    """
+    ends = {"embeddings": model.get_input_embeddings(), "head": model.get_output_embeddings()}
+    for name, module in ends.items():
+        if module is not None and any(weight.is_meta for weight in module.parameters()):
+            raise CheckpointError(
+                f"does not fit into the memory of this machine: there is no room for its {name}",
+                where=str(path),
+                cure="Use a machine with more memory, or --set checkpoint.dtype=bfloat16.",
+            )
 
 
 @contextlib.contextmanager
@@ -158,6 +203,13 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def device_of(checkpoint: Checkpoint) -> str:
+    """Where a checkpoint is run, in words: bits may depend on it."""
+    return (
+        default_device() if checkpoint.device_map is None else f"{default_device()}, device_map {checkpoint.device_map}"
+    )
+
+
 def load_checkpoint(
     path: str | Path,
     *,
@@ -165,11 +217,14 @@ def load_checkpoint(
     dtype: str = "auto",
     family: Mapping[str, Any] | None = None,
     sae: str | Mapping[str, str] | None = None,
+    device_map: str | None = None,
 ) -> Checkpoint:
     """Open a checkpoint: a local folder, or a hub id (`owner/name` or `owner/name@revision`) whose safe files are downloaded.
 
     Args:
         family: where the model keeps its parts, as far as neither docs/models.md nor its structure tells rightly: fields of `Family`.
+        sae: folder of a sparse autoencoder that says which site it was trained on, or site -> folder.
+        device_map: `auto` spreads the weights over several devices.
 
     Raises:
         CheckpointError: no such folder or repository, pickled weights only, code of its own, or a model that is neither a sequence
@@ -206,7 +261,7 @@ def load_checkpoint(
         autoencoders = {place: Autoencoder.load(path) for place, (path, _) in places.items()}
         _check_widths(config, autoencoders)
         hold_autoencoders(config, autoencoders)
-    return Checkpoint(folder, name, fingerprint, config, kind, dtype, autoencoders)
+    return Checkpoint(folder, name, fingerprint, config, kind, dtype, autoencoders, device_map)
 
 
 def _autoencoder_places(sae: str | Mapping[str, str]) -> dict[str, tuple[str, str]]:
@@ -283,7 +338,14 @@ def open_checkpoint(params: CheckpointParams) -> Checkpoint:
             "no checkpoint is named", where="checkpoint.path", cure="Name a folder or hub id with --checkpoint."
         )
     told = params.family.model_dump(exclude_none=True) if params.family else None
-    found = load_checkpoint(params.path, revision=params.revision, dtype=params.dtype, family=told, sae=params.sae)
+    found = load_checkpoint(
+        params.path,
+        revision=params.revision,
+        dtype=params.dtype,
+        family=told,
+        sae=params.sae,
+        device_map=params.device_map,
+    )
     with _lock:
         if _opened is None or _identity(_opened) != _identity(found):
             _opened = found
@@ -298,7 +360,8 @@ def close_checkpoint() -> None:
 
 
 def _identity(checkpoint: Checkpoint) -> tuple[object, ...]:
-    return checkpoint.path, checkpoint.name, checkpoint.fingerprint, checkpoint.dtype, checkpoint.family
+    names = ("path", "name", "fingerprint", "dtype", "family", "device_map")
+    return tuple(getattr(checkpoint, name) for name in names)
 
 
 def identify_checkpoint(params: CheckpointParams) -> tuple[str, str]:

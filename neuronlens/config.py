@@ -65,6 +65,9 @@ class CheckpointParams(_Section):
     family: FamilyParams | None = Field(
         default=None, description="where a model of an unknown family keeps its parts (docs/models.md)"
     )
+    device_map: Literal["auto"] | None = Field(
+        default=None, description="auto: spread over all cards of the machine, and its main memory, by accelerate"
+    )
 
 
 class DatasetParams(_Section):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from neuronlens.activations.batching import Ints, collate, padding_of, split_batches
+from neuronlens.activations.disk import Stored
 from neuronlens.activations.hidden import Keeper
 from neuronlens.activations.memory import batch_budget
 from neuronlens.activations.ordinary import TEXTS, looked_into
@@ -19,10 +20,10 @@ from neuronlens.encoding import Encoder, encoder_for, longest_input
 from neuronlens.evaluation.cost import Route, Shape, deciding_route, joint_route, text_route
 from neuronlens.evaluation.shared_prompt import can_share, shared_tokens
 from neuronlens.prepare import Inputs, check
+from neuronlens.ranges.rowless import without_rows
 from neuronlens.sites import Site, site_width
 
 _FIT_SECONDS = 4e-7  # a value, with every statistic, test and ranking
-_STORED_SHARE = {torch.float32: 0.85, torch.float16: 0.5, torch.bfloat16: 0.35}  # of float32, compressed
 _MEASURED = 2  # times that a batch is run, of which the faster counts
 
 
@@ -53,7 +54,10 @@ class Plan:
         padding: share of the batches that holds no token.
         batch_tokens: of a batch, padding included.
         pass_seconds: of a plain forward pass over all rows, from one batch that was run.
-        stored_bytes: on disk, nearly.
+        stored_bytes: that stay on disk of the activations, nearly.
+        running_bytes: that are taken while it runs.
+        keeps_rows: whether activations of single rows are kept, or their statistics.
+        notes: what a reader should know of that, and of what is left out therefore.
         steps: in order.
     """
 
@@ -63,6 +67,9 @@ class Plan:
     batch_tokens: int
     pass_seconds: float
     stored_bytes: int
+    running_bytes: int
+    keeps_rows: bool
+    notes: Sequence[str]
     steps: Sequence[Step]
 
     @property
@@ -134,12 +141,19 @@ def plan(config: Config) -> Plan:
     every = [rows for members in batches.values() for rows in members]
     shape = Shape.of(checkpoint, tokens / len(lengths))
     rate = _token_seconds(inputs, encoded, every[len(every) // 2])
+    widths = [site_width(checkpoint.config, site) for site in inputs.sites]
+    dtype = str(checkpoint.model.dtype).removeprefix("torch.")
+    stored = Stored.of(config.extract, widths, len(split), len(labels.concepts), dtype)
+    notes = [stored.sentence] if stored.sentence else []
+    if not stored.keeps_rows:
+        config, told = without_rows(config)
+        notes += told
     edits = Edits.of(config, len(labels.concepts), len(inputs.sites), validated="validation" in batches)
 
     def step(stage: str, what: str, work: float) -> Step:
         return Step(stage, what, work / tokens, work * rate)
 
-    values = sum(site_width(checkpoint.config, site) for site in inputs.sites)
+    values = sum(widths)
     spared = _spared(config, inputs, batches, lengths)
     what = f"{len(inputs.sites)} site(s), one pass{', of the last block what one token needs' if spared else ''}"
     if 0 < spared < tokens:
@@ -188,10 +202,10 @@ def plan(config: Config) -> Plan:
             work = first.work(edits.joint, len(documents), size)
             found.append((f"{edits.joint:,} joint edits by at most {first.name}", work))
         steps += [step("evaluate", f"perplexity: {what}", work) for what, work in found]
-    stored = int(values * len(lengths) * 4 * _STORED_SHARE.get(checkpoint.model.dtype, 1.0))
     padded = sum(len(members) * lengths[members[-1]] for members in every)
     counts = {name: len(members) for name, members in rows.items()}
-    return Plan(counts, tokens, 1 - tokens / padded, budget, tokens * rate, stored, steps)
+    kept = (stored.final, stored.most, stored.keeps_rows, notes)
+    return Plan(counts, tokens, 1 - tokens / padded, budget, tokens * rate, *kept, steps)
 
 
 def _spared(config: Config, inputs: Inputs, batches: Mapping[str, Sequence[Ints]], lengths: Sequence[int]) -> int:

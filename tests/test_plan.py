@@ -113,3 +113,15 @@ def test_the_last_block_is_told_to_follow_one_token_where_no_other_is_read(check
     assert "of the last block what one token needs on " in less.what
     assert less.passes < whole.passes
     assert "one token" not in plan(load_config(None, [*config, "extract.pooling=mean"])).steps[0].what
+
+
+def test_what_is_left_out_without_rows_is_not_counted_and_told(checkpoints, given):
+    config = [f"checkpoint.path={checkpoints('gpt2').path}", *given]
+    kept, summed = (plan(load_config(None, [*config, *more])) for more in ([], ["extract.disk_budget=1 kB"]))
+    assert kept.keeps_rows
+    assert kept.notes == []
+    assert not summed.keeps_rows
+    assert "more than extract.disk_budget=1 kB" in summed.notes[0]
+    assert "the tuned method" in summed.notes[-1]
+    assert summed.passes < kept.passes
+    assert summed.running_bytes > summed.stored_bytes

@@ -47,7 +47,7 @@ def plan(
 ) -> None:
     """Tell, without doing it, what an audit would compute and why, which way its work takes, and what that is expected to cost."""
     from flows.console import show_decisions, show_plan
-    from flows.engine import default_folder
+    from flows.engine import COSTLY, default_folder
     from tasks.audits import foresee
 
     config = asked.config()
@@ -57,7 +57,7 @@ def plan(
         show_decisions(folder, decided)
     computed = [made.stage for made in decided if made.outcome == "computed"]
     cost = None
-    if {"extract", "fit", "evaluate"} & {*computed}:
+    if COSTLY & {*computed}:
         from neuronlens.plan import plan as planned
 
         cost = planned(config)

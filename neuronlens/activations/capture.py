@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,12 +77,17 @@ def attach(module: Module, change: Callable[[torch.Tensor], torch.Tensor | None]
 @contextlib.contextmanager
 def stand_in(module: torch.nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Within the block, a module computes what `forward` says. Its hooks stay."""
-    # an instance attribute shadows the class's forward; __call__ and with it the hooks stay
+    # an instance attribute shadows the class's forward; __call__ and with it the hooks stay. accelerate has put its own there where a model
+    # lies on several devices
+    found = module.__dict__.get("forward")
     module.__dict__["forward"] = forward
     try:
         yield
     finally:
-        module.__dict__.pop("forward", None)
+        if found is None:
+            module.__dict__.pop("forward", None)
+        else:
+            module.__dict__["forward"] = found
 
 
 class Captured(dict[Site, torch.Tensor]):
@@ -203,17 +209,57 @@ def pool(hidden: torch.Tensor, tracker: TokenTracker, how: Pooling) -> tuple[tor
     return hidden.masked_fill(~real, float("-inf")).amax(dim=1), everywhere
 
 
-def on_host(found: Mapping[Site, torch.Tensor]) -> dict[Site, npt.NDArray[np.float32]]:
-    """The same values in main memory as float32, [B, D] per site.
+class Leaving:
+    """Values on their way to main memory. An accelerator goes on with its next batch meanwhile.
 
-    Sites of one shape travel together, in the model's dtype: a copy from an accelerator waits for all that it has been told to do, and that
-    is better done once than once a site.
+    Sites of one shape travel together, in the model's dtype.
     """
-    alike: dict[tuple[torch.Size, torch.device], list[Site]] = {}
-    for site, values in found.items():
-        alike.setdefault((values.shape, values.device), []).append(site)
-    host: dict[Site, npt.NDArray[np.float32]] = {}
-    for sites in alike.values():
-        together = torch.stack([found[site] for site in sites]).cpu().float().numpy()
-        host |= zip(sites, together, strict=True)
-    return {site: host[site] for site in found}
+
+    def __init__(self, found: Mapping[Site, torch.Tensor]) -> None:
+        """Send them off.
+
+        Args:
+            found: [B, D] per site.
+        """
+        self._order = tuple(found)
+        alike: dict[tuple[torch.Size, torch.device], list[Site]] = {}
+        for site, values in found.items():
+            alike.setdefault((values.shape, values.device), []).append(site)
+        self._sent = [(sites, sent(torch.stack([found[site] for site in sites]))) for sites in alike.values()]
+
+    def arrived(self) -> dict[Site, npt.NDArray[np.float32]]:
+        """The same values in main memory as float32, [B, D] per site; waits for them."""
+        host: dict[Site, npt.NDArray[np.float32]] = {}
+        for sites, (values, wait) in self._sent:
+            wait()
+            host |= zip(sites, values.float().numpy(), strict=True)
+        return {site: host[site] for site in self._order}
+
+
+def sent(values: torch.Tensor) -> tuple[torch.Tensor, Callable[[], None]]:
+    """A tensor in main memory, and what to call before it is looked at.
+
+    From a CUDA card it goes by a stream of its own into pinned memory: a plain copy would wait for all that the card has been told to do,
+    and keep it idle until it is told more.
+    """
+    if values.device.type != "cuda":
+        return values.cpu(), lambda: None
+    side = _side_stream(values.device)
+    side.wait_stream(torch.cuda.current_stream(values.device))
+    with torch.cuda.stream(side):
+        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        host.copy_(values, non_blocking=True)
+        there = torch.cuda.Event()
+        there.record(side)
+    values.record_stream(side)  # its memory is not given to others before the copy is done
+    return host, there.synchronize
+
+
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
+
+
+def on_host(found: Mapping[Site, torch.Tensor]) -> dict[Site, npt.NDArray[np.float32]]:
+    """Values [B, D] per site in main memory as float32, now."""
+    return Leaving(found).arrived()

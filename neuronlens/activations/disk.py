@@ -82,6 +82,11 @@ def check_room(folder: Path, needed: int) -> None:
         )
 
 
+def taken(folder: Path) -> int:
+    """Bytes of the files in a folder, which need not exist."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def size(count: int) -> str:
     """Bytes in words."""
     if count < 10**6:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from neuronlens.activations.batching import placed, split_batches
+from neuronlens.activations.disk import check_room, taken
 from neuronlens.activations.extraction import Extraction, assemble
 from neuronlens.activations.hidden import hand_over, kept_key
 from neuronlens.activations.memory import batch_budget
@@ -70,11 +71,16 @@ def extract(
 
     Returns:
         Facts for the manifest.
+
+    Raises:
+        UserError: the disk has no room for it.
     """
     own = Parts(out / ".parts") if parts is None else parts
     job = _Read(own.folder, Sources(config, inputs), keep_bytes)
     found = job.plan()
     try:
+        # what an interrupted run has left need not be made again
+        check_room(out, found.stored.most - taken(own.folder))
         facts = found.assemble(own.make(found.names, job), out)
         hand_over(kept_key(config, found.checkpoint, found.dataset, found.batch_tokens), found.keeper.batches)
     finally:

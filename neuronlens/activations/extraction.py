@@ -33,7 +33,7 @@ from neuronlens.activations.store import (
 )
 from neuronlens.activations.tokens import resolve_pooling
 from neuronlens.artifact import hash_value, read_manifest, read_table, write_table
-from neuronlens.checkpoint import Checkpoint, default_device, open_checkpoint
+from neuronlens.checkpoint import Checkpoint, device_of, open_checkpoint
 from neuronlens.config import Config
 from neuronlens.dataset import Dataset, read_dataset, spare_documents
 from neuronlens.encoding import Encoder, Labels, encoder_for, resolve_labels
@@ -148,7 +148,7 @@ class Extraction:
     def names(self) -> list[str]:
         """Of the parts, the shards first and in order. They name what their bytes may depend on beside the inputs."""
         model = self.checkpoint.model
-        how = hash_value([default_device(), str(model.dtype), self.batch_tokens, len(self.shards)])[:8]
+        how = hash_value([device_of(self.checkpoint), str(model.dtype), self.batch_tokens, len(self.shards)])[:8]
         shards = [f"{how}-shard-{shard:05d}" for shard in range(len(self.shards))]
         return [*shards, f"{how}-{DOCUMENTS}"] if self.documents else shards
 
@@ -266,7 +266,7 @@ class Extraction:
             "cut_rows": sum(length == self.encoder.max_tokens for length in lengths),
             "accuracy": float(np.mean(table["correct"].to_numpy(zero_copy_only=False))),
             "dtype": str(model.dtype).removeprefix("torch."),
-            "device": default_device(),
+            "device": device_of(self.checkpoint),
         }
 
 

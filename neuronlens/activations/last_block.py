@@ -91,6 +91,8 @@ def _one_query(block: torch.nn.Module, where: Attention, cut: Cut) -> Iterator[N
 
     def first_third(hidden: torch.Tensor) -> torch.Tensor:
         weight, bias = projection.weight, projection.bias  # of a Conv1D: [D, 3 D]
+        if weight.is_meta:  # put aside, and in memory only while the module itself runs
+            return forward(hidden)
         third = weight.shape[1] // 3
         query = torch.nn.functional.linear(cut(hidden), weight[:, :third].T, bias[:third])
         others = torch.nn.functional.linear(hidden, weight[:, third:].T, bias[third:])

@@ -33,7 +33,7 @@ def batch_budget(batch_tokens: BatchTokens, model: PreTrainedModel) -> int:
         return CPU_TOKENS
     import torch
 
-    weights = sum(weight.nbytes for weight in model.parameters())
+    weights = sum(weight.nbytes for weight in model.parameters() if weight.device == model.device)
     return cuda_tokens(
         int(torch.cuda.get_device_properties(model.device).total_memory) - weights,
         model.dtype.itemsize * (8 * int(model.config.hidden_size) + 4 * site_width(model.config, Site(0, "mlp_post"))),

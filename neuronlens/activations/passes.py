@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from neuronlens.activations.batching import Batch, Halving, Ints, collate, padding_of
-from neuronlens.activations.capture import Captured, capture, on_host
+from neuronlens.activations.capture import Captured, Leaving, capture, sent
 from neuronlens.activations.head import deciding_hidden, head_logits, vectors_together
 from neuronlens.activations.hidden import KEPT_SPLITS, Keeper, KeptBatch, hidden_of, off_device, record_blocks
 from neuronlens.activations.last_block import can_follow_one_token, one_token_of_last_block
@@ -54,6 +54,24 @@ class Pass:
     position: Ints
     deciding: Any
     texts: Sequence[str]
+
+
+@dataclass(frozen=True)
+class _Departed:
+    """A pass whose values are on their way to main memory.
+
+    Attributes:
+        values, tokens: of the rows, and of the tokens drawn from them.
+        position: [B], and what to wait for.
+    """
+
+    batch: Batch
+    values: Leaving
+    tokens: Leaving
+    position: tuple[torch.Tensor, Callable[[], None]]
+    deciding: Any
+    texts: Sequence[str]
+    outputs: dict[int, object]
 
 
 def one_token_will_do(split: str, pooling: Pooling, model: PreTrainedModel) -> bool:
@@ -100,32 +118,33 @@ class Passes:
         """
         model, keeper = self.checkpoint.model, self.keeper
         pad_id = padding_of(self.checkpoint)
+        waiting: list[_Departed] = []  # of the batch before, whose values travel while this one is run
         with torch.inference_mode(), capture(model, self.sites, self.pooling) as captured:
             for split, place, rows in batches:
                 counts = keeper.counts if keeper is not None and keeper.keeps(split) else ()
 
                 alone = one_token_will_do(split, self.pooling, model)
 
-                def run(
-                    part: Batch, counts: Sequence[int] = counts, alone: bool = alone
-                ) -> tuple[Pass, dict[int, object]]:
+                def run(part: Batch, counts: Sequence[int] = counts, alone: bool = alone) -> _Departed:
                     return self._run(part, captured, counts, alone)
 
                 batch = collate(self.encoded, rows, pad_id=pad_id, device=model.device)
                 parts = [found for _, found in self.halving.run(batch, run)]
                 if keeper is not None:
                     if len(parts) == 1:
-                        [(whole, outputs)] = parts
-                        kept = KeptBatch(whole.rows, outputs, off_device(whole.deciding), whole.texts)
+                        [whole] = parts
+                        kept = KeptBatch(whole.batch.rows, whole.outputs, off_device(whole.deciding), whole.texts)
                         keeper.add(split, place, kept)
                     else:
                         keeper.drop(split)  # these are not the batches that evaluation meets
-                yield [found for found, _ in parts]
+                if waiting:
+                    yield [self._arrived(part) for part in waiting]
+                waiting = parts
+            if waiting:
+                yield [self._arrived(part) for part in waiting]
 
-    def _run(
-        self, batch: Batch, captured: Captured, counts: Sequence[int], alone: bool
-    ) -> tuple[Pass, dict[int, object]]:
-        """A pass, and the output of block n - 1 for each n of `counts`.
+    def _run(self, batch: Batch, captured: Captured, counts: Sequence[int], alone: bool) -> _Departed:
+        """A pass, with the output of block n - 1 for each n of `counts`.
 
         Args:
             alone: whether the last block may follow the deciding token alone, which it does where no other is drawn from the batch.
@@ -136,16 +155,21 @@ class Passes:
             if alone and captured.wanted is None:
                 stack.enter_context(one_token_of_last_block(model, deciding_columns(model, batch)))
             deciding = deciding_hidden(model, batch)
-        values, tokens, position = on_host(captured), on_host(captured.tokens), captured.position.cpu().numpy()
+        values, tokens, position = Leaving(captured), Leaving(captured.tokens), sent(captured.position)
         captured.wanted = None
-        self._refuse_non_finite(values, batch)
-        # what was captured has been read, since generating captures anew
+        # what was captured has been sent off, since generating captures anew
         texts: Sequence[str] = ()
         if self.scoring == "generate":
             texts = continuations(model, self.checkpoint.tokenizer, self.encoded, batch.rows, self.labels.longest + 1)
-        if drawn is not None and tokens:
-            drawn.store(batch.rows, tokens)
-        return Pass(batch.rows, values, position, deciding, texts), outputs
+        return _Departed(batch, values, tokens, position, deciding, texts, outputs)
+
+    def _arrived(self, part: _Departed) -> Pass:
+        values, tokens, (position, wait) = part.values.arrived(), part.tokens.arrived(), part.position
+        wait()
+        self._refuse_non_finite(values, part.batch)
+        if self.drawn is not None and tokens:
+            self.drawn.store(part.batch.rows, tokens)
+        return Pass(part.batch.rows, values, position.numpy(), part.deciding, part.texts)
 
     def answers(self, passes: Sequence[Pass]) -> Answers:
         """What the unedited model answers on the rows of some passes, in their order. The head reads its matrix once for many of them.

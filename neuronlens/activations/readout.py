@@ -126,7 +126,8 @@ def only_tokens(model: PreTrainedModel, tokens: Sequence[int] | None) -> Iterato
     index = torch.tensor(list(tokens), device=head.weight.device)
     weight = head.weight[index]
     bias = None if head.bias is None else head.bias[index]
-    with stand_in(head, lambda hidden: torch.nn.functional.linear(hidden, weight, bias)):
+    # blocks of one model may lie on several devices
+    with stand_in(head, lambda hidden: torch.nn.functional.linear(hidden.to(weight.device), weight, bias)):
         yield
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from neuronlens.activations.hidden import KeptBatch, kept_key, take_over
 from neuronlens.activations.memory import batch_budget
 from neuronlens.artifact import hash_value, read_manifest
-from neuronlens.checkpoint import default_device, open_checkpoint
+from neuronlens.checkpoint import device_of, open_checkpoint
 from neuronlens.config import Config
 from neuronlens.dataset import read_dataset, read_documents
 from neuronlens.evaluation.choice import FAMILIES, choose, members
@@ -148,7 +148,9 @@ class Evaluation:
         inputs.
         """
         groups = self._groups(kind)
-        how = hash_value([default_device(), str(self.checkpoint.model.dtype), self._batch_tokens, len(groups)])[:8]
+        how = hash_value(
+            [device_of(self.checkpoint), str(self.checkpoint.model.dtype), self._batch_tokens, len(groups)]
+        )[:8]
         return [f"{how}-{kind}-{i:05d}" for i in range(len(groups))]
 
     def make(self, name: str, out: Path) -> dict[str, object]:

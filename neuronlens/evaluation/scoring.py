@@ -233,6 +233,11 @@ class RowScorer:
             said |= zip(members.tolist(), part.texts, strict=False)
         iterated = iterate(self.encoded, batches, pad_id=padding_of(checkpoint), device=model.device)
         tokens = needed_tokens(self.labels, scoring, classifier=classifier)
+        halving = Halving()  # of what generation needs, which is more than a forward call does
+
+        def go_on(part: Batch) -> list[str]:
+            return continuations(model, checkpoint.tokenizer, self.encoded, part.rows, self.labels.longest + 1)
+
         passes = all_deciding(model, interventions, iterated, tokens=tokens, shared=self._shared, kept=kept)
         for batch, index, logits, dose in passes:
             texts: Sequence[str] = ()
@@ -240,9 +245,7 @@ class RowScorer:
                 texts = [said[place] for place in batch.rows.tolist()]
             elif scoring == "generate":
                 with edit(model, [interventions[index - 1]] if index else []):
-                    texts = continuations(
-                        model, checkpoint.tokenizer, self.encoded, batch.rows, self.labels.longest + 1
-                    )
+                    texts = [text for _, found in halving.run(batch, go_on) for text in found]
             answers = read_answers(logits, self.labels, scoring, classifier=classifier, texts=texts)
             for broken in answers.broken:
                 what = f"under the edit of {where(interventions[index - 1])}" if index else "of the unedited model"

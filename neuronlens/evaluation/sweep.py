@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from neuronlens.activations.memory import batch_budget
 from neuronlens.artifact import write_table
-from neuronlens.checkpoint import Checkpoint, default_device
+from neuronlens.checkpoint import Checkpoint, device_of
 from neuronlens.config import Config
 from neuronlens.dataset import Dataset, read_documents
 from neuronlens.evaluation.contrasts import contrasts_table
@@ -128,7 +128,7 @@ def _evaluate(job: _Score, parts: Parts, out: Path) -> dict[str, object]:
         "questions": question_facts(found.asked),
         "autoencoders": found.autoencoders(tested),
         "dtype": str(checkpoint.model.dtype).removeprefix("torch."),
-        "device": default_device(),
+        "device": device_of(checkpoint),
         "seed": config.seed,
     }
 

@@ -63,7 +63,10 @@ class Unembedding:
     def of(cls, model: PreTrainedModel) -> Unembedding | None:
         """The unembedding of a language model; None where its head is something else, found out on a few tokens."""
         head = model.get_output_embeddings()
-        if type(head) is not nn.Linear:
+        devices = set(getattr(model, "hf_device_map", {}).values())
+        if (
+            type(head) is not nn.Linear or len(devices) > 1
+        ):  # what lies on several devices is left to the model's own code
             return None
         weight = head.weight
         norms = [module for module in model.base_model.children() if type(module) is nn.LayerNorm]

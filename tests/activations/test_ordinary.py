@@ -202,3 +202,22 @@ def test_a_broken_weight_is_an_error_that_names_the_site(checkpoints, dataset, f
     with pytest.raises(NonFiniteActivationError, match=r"site resid_post\.2: .*not finite; try checkpoint\.dtype"):
         collect_ordinary(checkpoint, dataset)
     collect_ordinary(checkpoint, dataset, ["resid_post.1"])
+
+
+def test_documents_that_do_not_fit_into_memory_together_are_read_apart(checkpoints, dataset, monkeypatch):
+    checkpoint = checkpoints("gpt2")
+    whole = collect_ordinary(checkpoint, dataset, EVERYWHERE, documents=DOCUMENTS)
+    forward, failed = module.deciding_hidden, []
+
+    def short_of_memory(model, batch):
+        if len(batch) > 2:
+            failed.append(len(batch))
+            raise torch.OutOfMemoryError
+        return forward(model, batch)
+
+    monkeypatch.setattr(module, "deciding_hidden", short_of_memory)
+    cut = collect_ordinary(checkpoint, dataset, EVERYWHERE, documents=DOCUMENTS)
+    assert failed
+    for site, own in whole.items():
+        np.testing.assert_allclose(cut[site].values, own.values, rtol=1e-4, atol=1e-5)
+        assert cut[site].concept == own.concept

@@ -23,6 +23,7 @@ from neuronlens.params import load_config
 from neuronlens.parts import Parts
 from neuronlens.stages import STAGES, run_stage
 from neuronlens.streaming.summary import Summary, read_summary
+from tests.activations.test_extract import contents, small_memory
 from tests.conftest import ROOT, labelled
 from tests.models import CONCEPTS, WORDS, save_checkpoint
 
@@ -33,10 +34,6 @@ def config_of(checkpoint, **extract_):
     return Config.model_validate(
         {"checkpoint": {"path": str(checkpoint.path)}, "extract": {"sites": EVERYWHERE, "batch_tokens": 40, **extract_}}
     )
-
-
-def contents(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.parquet")}
 
 
 def backwards(maker, names):
@@ -87,6 +84,21 @@ def test_whoever_makes_the_parts_and_when_the_bytes_are_the_same(checkpoints, pr
     extract(config, {"prepare": prepared}, tmp_path / "one")
     extract(config, {"prepare": prepared}, tmp_path / "two", Parts(tmp_path / "parts", backwards))
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_rows_are_summed_up_once_where_batches_do_not_fit_into_memory(
+    checkpoints, prepared, tmp_path, small_parts, monkeypatch
+):
+    config = config_of(checkpoints("llama"), keep_rows=False, batch_tokens=90)
+    extract(config, {"prepare": prepared}, tmp_path / "plenty")
+    small_memory(monkeypatch, 40)
+    facts = extract(config, {"prepare": prepared}, tmp_path / "scarce")
+    assert facts["halvings"] > 2
+    for path in (tmp_path / "plenty").glob("site=*"):
+        one, two = (read_summary(tmp_path / name / path.name) for name in ("plenty", "scarce"))
+        for group, part in one.groups.items():
+            assert two.groups[group].n == part.n
+            np.testing.assert_allclose(two.groups[group].moments.mean, part.moments.mean, rtol=1e-4, atol=1e-5)
 
 
 def test_a_budget_decides_and_the_reason_is_told(checkpoints, prepared, tmp_path):

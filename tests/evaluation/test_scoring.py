@@ -186,6 +186,24 @@ def test_a_batch_that_does_not_fit_into_memory_is_cut(checkpoints, dataset, fami
     np.testing.assert_allclose(cut.confidence, whole.confidence, rtol=1e-4)
 
 
+def test_rows_that_cannot_be_generated_together_are_generated_apart(checkpoints, dataset, monkeypatch):
+    checkpoint = checkpoints("gpt2")
+    edits = some_edits(checkpoint.config)[:2]
+    whole = score_rows(checkpoint, dataset, edits, scoring="generate")
+    generate, failed = scoring.continuations, []
+
+    def short_of_memory(model, tokenizer, encoded, rows, steps):
+        if len(rows) > 3:
+            failed.append(len(rows))
+            raise torch.OutOfMemoryError
+        return generate(model, tokenizer, encoded, rows, steps)
+
+    monkeypatch.setattr(scoring, "continuations", short_of_memory)
+    cut = score_rows(checkpoint, dataset, edits, scoring="generate")
+    assert failed
+    np.testing.assert_array_equal(cut.predicted, whole.predicted)
+
+
 @pytest.mark.parametrize("family", ["gpt2", "gemma2"])
 def test_a_prompt_that_rows_share_is_run_apart(checkpoints, dataset, family):
     """The template's beginning is the same in all rows; scores are those of rows run whole."""
