@@ -22,11 +22,12 @@ from neuronlens.evaluation.shared_prompt import SharedPrompt
 from neuronlens.interventions.edit import edit
 from neuronlens.interventions.kinds import Intervention
 from neuronlens.interventions.operators import Target
-from neuronlens.sites import COMPONENTS, Site, layer_count, site_width
+from neuronlens.sites import Site, layer_count, site_width
 
 CONCEPTS, OPERATORS, TAUS = 14, ("zero", "mean", "dampen", "clamp"), (1.0, 2.0, 2.5)
 SHARE = 0.3
 BATCHES = 2
+COMPONENTS = ("resid_post", "mlp_post")  # of the others edits start like those of mlp_post, or run the whole block
 SHARED, OWN = 256, 64  # tokens of a few-shot prompt, and of each row behind it
 
 

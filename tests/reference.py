@@ -58,14 +58,11 @@ for _family in ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3_
 
 @contextmanager
 def hooked(model, family, layer, component, change):
-    """Hook a site of a model: `change` sees the activations [B, T, D] and gives new ones, or None.
-
-    A module that sees tokens without rows, [T, D], must be run on a single one.
-    """
+    """Hook a site: `change` sees the activations and gives new ones, or None. Where tokens lie in a line they are those of one row."""
     block = model.get_submodule(BLOCKS[family])[layer]
 
     def changed(hidden):
-        new = change(hidden if hidden.dim() == 3 else hidden[None])
+        new = change(hidden[None] if hidden.dim() == 2 else hidden)
         return None if new is None else new.reshape(hidden.shape)
 
     def on_output(_, __, out):

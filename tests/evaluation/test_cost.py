@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from neuronlens.activations.readout import has_vocabulary
 from neuronlens.evaluation.cost import Route, Shape, deciding_route, text_route
 from neuronlens.evaluation.deciding import Unedited, deciding_passes
 from neuronlens.evaluation.text import text_losses
 from neuronlens.sites import COMPONENTS, Site
 from tests.evaluation.edits import half
 from tests.evaluation.short_cuts import ragged
-from tests.models import CLASSIFIERS, FAMILIES, LANGUAGE_MODELS, LAYERS
+from tests.models import FAMILIES, LANGUAGE_MODELS, LAYERS
 
 SITES = [Site(layer, component) for layer in range(LAYERS) for component in COMPONENTS]
 
@@ -37,12 +38,17 @@ def one_length(checkpoint, rows):
 def wide(checkpoints):
     """Checkpoints whose matrices are large beside what attention does between tokens."""
 
-    def make(family):
-        names = {"distilbert": {"dim": 64, "hidden_dim": 96}, "gpt2": {"n_embd": 64, "n_inner": 96}}
+    def make(family, head=None):
+        names = {
+            "distilbert": {"dim": 64, "hidden_dim": 96},
+            "gpt2": {"n_embd": 64, "n_inner": 96},
+            "opt": {"hidden_size": 64, "ffn_dim": 96, "word_embed_proj_dim": 64},
+            "bloom": {"hidden_size": 64},
+        }
         sizes = names.get(family, {"hidden_size": 64, "intermediate_size": 96})
-        if family == "gemma2":
+        if family in ("gemma2", "gemma3_text", "qwen3"):
             sizes = sizes | {"head_dim": 32}
-        return checkpoints(family, **sizes)
+        return checkpoints(family, **sizes, **({"head": head} if head else {}))
 
     return make
 
@@ -56,9 +62,15 @@ def measured(checkpoint):
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_work_of_rows(wide, family):
-    model, batch, shape, body = measured(wide(family))
+@pytest.mark.parametrize(
+    ("family", "head"),
+    [
+        *((family, None) for family in (*FAMILIES, "opt", "bloom", "modernbert", "phi3")),
+        *((family, "classifier") for family in ("llama", "gpt2", "opt")),
+    ],
+)
+def test_the_work_of_rows(wide, family, head):
+    model, batch, shape, body = measured(wide(family, head))
     rows, tokens = len(batch), batch.input_ids.numel()
     for site in SITES:
         for count in (1, 4):
@@ -66,14 +78,16 @@ def test_the_work_of_rows(wide, family):
             unedited = Unedited.of(model, edits, batch)
             done = counted(lambda given=(edits, batch, unedited): [*deciding_passes(model, *given)])
             heads = 1  # of the unedited model
-            if family in CLASSIFIERS:  # their heads, small as they are, also run where only their entrance is wanted
-                heads += (site.component == "mlp_post") + (0 if site == Site(LAYERS - 1, "resid_post") else count)
+            if not has_vocabulary(
+                model
+            ):  # their heads, small as they are, also run where only their entrance is wanted
+                heads += shape.starts_within(site) + (0 if site == Site(LAYERS - 1, "resid_post") else count)
             expected = deciding_route(shape, site).work(count, rows, tokens) + heads * shape.head * rows
             assert done / body == pytest.approx(expected, rel=0.12, abs=0.02 * tokens), (site, count)
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("family", LANGUAGE_MODELS)
+@pytest.mark.parametrize("family", [*LANGUAGE_MODELS, "opt", "olmo2"])
 def test_the_work_of_text(wide, family):
     model, batch, shape, body = measured(wide(family))
     rows, tokens = len(batch), batch.input_ids.numel()
