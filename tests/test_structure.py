@@ -214,9 +214,9 @@ def test_a_config_that_is_gone_is_forgotten():
     config = random_model("phi").config
     hold(config, family_of(config))
     key = id(config)
-    assert key in structure._held
+    assert key in structure._families._held
     del config
-    assert key not in structure._held
+    assert key not in structure._families._held
 
 
 def test_the_identity_is_had_without_a_guess(tmp_path, monkeypatch):

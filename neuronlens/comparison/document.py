@@ -98,8 +98,13 @@ def unchanged(a: StoredAudit, b: StoredAudit) -> bool:
 
 
 def site_drift(a: StoredAudit, b: StoredAudit, site: Site, seed: int) -> list[Drift]:
-    """Of every concept at a site that both read with equally many neurons, on the fit rows that both fitted on."""
+    """Of every concept at a site that both read with equally many neurons, on the fit rows that both fitted on.
+
+    None where an audit has kept no rows: what a resampling of them would give cannot be told from their statistics.
+    """
     if a.facts["extract"]["widths"][str(site)] != b.facts["extract"]["widths"][str(site)]:
+        return []
+    if not all(audit.keeps_rows for audit in (a, b)):
         return []
     one, two = a.activations(site), b.activations(site)
     places = [np.argsort(audit.row) for audit in (one, two)]

@@ -86,6 +86,11 @@ class StoredAudit:
         """That were read, in order."""
         return tuple(sorted(Site.parse(name) for name in self.facts["extract"]["sites"]))
 
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether the activations of single rows are there; audits of former versions always have them."""
+        return bool(self.facts["extract"].get("keep_rows", True))
+
     @cached_property
     def unedited(self) -> pa.Table:
         """What the unedited model said of each row, in order of rows."""
