@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import again, audit, explorer, extraction, fit, storage, suffix, tables, text
+from benchmarks import again, audit, explorer, extraction, fit, scale, storage, suffix, tables, text
 from benchmarks.measure import Ratio
 from neuronlens.artifact import library_versions, read_json, write_json
 
@@ -23,6 +23,7 @@ BENCHMARKS: Mapping[str, Callable[[], Iterator[tuple[str, list[Ratio]]]]] = {
     "explorer": explorer.run,
     "extraction": extraction.run,
     "fit": fit.run,
+    "scale": scale.run,
     "storage": storage.run,
     "suffix": suffix.run,
     "text": text.run,

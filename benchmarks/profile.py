@@ -53,9 +53,14 @@ def rows_of(count: int, *, seed: int = 0) -> list[list[int]]:
 
 
 def extraction(
-    model: PreTrainedModel, encoded: Sequence[Sequence[int]], batch_tokens: int, *, keep: bool = True
+    model: PreTrainedModel,
+    encoded: Sequence[Sequence[int]],
+    batch_tokens: int,
+    *,
+    keep: bool = True,
+    sites: Sequence[str] = ("resid_post.all", "mlp_post.all"),
 ) -> Iterator[int]:
-    """Extraction without the disk: every site pooled, every row answered, what evaluation starts from kept.
+    """Extraction without the disk: the sites pooled, every row answered, what evaluation starts from kept.
 
     Yields:
         Passes over a batch, batch by batch; the rows are answered behind the last.
@@ -64,15 +69,15 @@ def extraction(
     split = [SPLITS[i % len(SPLITS)] for i in places]
     dataset = Dataset("rows", places, [""] * len(encoded), [CONCEPTS[i % 2] for i in places], split)
     lengths = [len(ids) for ids in encoded]
-    sites = expand_sites(["resid_post.all", "mlp_post.all"], layer_count(model.config))
+    wanted = expand_sites(sites, layer_count(model.config))
     batches = split_batches(lengths, dataset.split, batch_tokens)
     kind = "language_model" if has_vocabulary(model) else "classifier"
     checkpoint = SimpleNamespace(
         model=model, config=model.config, tokenizer=None, kind=kind, family=family_of(model.config)
     )
-    keeper = Keeper.of_sites(model, sites, batches, lengths) if keep else None
+    keeper = Keeper.of_sites(model, wanted, batches, lengths) if keep else None
     labels = Labels(CONCEPTS, (0, 1), CONCEPTS)
-    passes = Passes(checkpoint, dataset, encoded, labels, sites, "auto", "constrained", keeper)
+    passes = Passes(checkpoint, dataset, encoded, labels, wanted, "auto", "constrained", keeper)
     found: list[Pass] = []
     for parts in passes.over(placed(batches)):
         found += parts

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import GPT2Config
 
-from benchmarks import again, audit, extraction, fit, profile, storage, suffix, tables
+from benchmarks import again, audit, extraction, fit, profile, scale, storage, suffix, tables
 from benchmarks.__main__ import BENCHMARKS, RESULTS
 from benchmarks.measure import APART, interleave
 from neuronlens.activations.batching import collate
@@ -147,7 +147,7 @@ def test_a_profile_parts_the_time_into_the_model_hooks_and_the_rest(checkpoints)
     assert min(found.hooks, found.inside) > 0
     assert found.hooks + found.inside < 1
     names, shares = zip(*found.functions, strict=True)
-    assert {"capture.read", "capture.on_host", "passes.over", "head.hidden_at"} <= set(names)
+    assert {"capture.read", "capture.sent", "passes.over", "head.hidden_at"} <= set(names)
     assert [*shares] == sorted(shares, reverse=True)
     assert 0 < sum(shares) < 1 - found.inside
 
@@ -196,3 +196,17 @@ def test_more_cards_than_parts_do_not_help() -> None:
     found = scaling.work("one", [31])
     five, eight = (scaling.seconds(found, cards, store=False)[0] for cards in (found.shards, found.shards + 3))
     assert five == eight == pytest.approx(scaling.pass_seconds() / found.shards)
+
+
+def test_scale_says_where_it_was_measured(tmp_path, monkeypatch):
+    """Statistics of a few rows, in this process; the ratios by what processes of their own would have said."""
+    assert scale.in_process("summed", tmp_path, 40) > 1e8
+    monkeypatch.setattr(scale, "GPT2Config", lambda: GPT2Config(n_layer=2, n_embd=32, n_head=2))
+    monkeypatch.setattr(scale, "of_process", lambda what, rows="": 100 + len(what) + len(rows))
+    found = dict(scale.run(rows=6, rounds=1))
+    (where, several), (_, [summed]) = found.items()
+    assert ("no accelerator" in where) != torch.cuda.is_available()
+    assert [ratio.name for ratio in several] == ["throughput", "peak memory"]
+    assert several[1].median == pytest.approx(104 / 105)
+    assert summed.name == "20,000 rows, over 1,000"
+    assert summed.median == pytest.approx(111 / 110)
