@@ -15,7 +15,6 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from flows.engine import log
-from neuronlens.activations.disk import size
 from neuronlens.comparison.gates import beside
 from neuronlens.pages.text import NOT_MEASURED, count, number, points, points_between, significant, visible
 from neuronlens.report.layers import joint_means
@@ -349,6 +348,8 @@ def plan_line(found: Plan, stages: Sequence[str]) -> str:
 
 def _on_disk(found: Plan) -> str:
     what = "activations on disk" if found.keeps_rows else "statistics on disk, in place of activations"
+    from neuronlens.activations.disk import size  # which knows what rows are made of
+
     return f"{what}: about {size(found.stored_bytes)}"
 
 

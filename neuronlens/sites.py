@@ -60,7 +60,8 @@ class Site:
         """
         component, _, layer = text.partition(".")
         if component not in _KNOWN:
-            raise SiteError(f"unknown component {component!r} in site {text!r}", cure=did_you_mean(component, _KNOWN))
+            known = _KNOWN if component.startswith(_LATENT) else COMPONENTS
+            raise SiteError(f"unknown component {component!r} in site {text!r}", cure=did_you_mean(component, known))
         if not (layer.isascii() and layer.isdigit()):  # int() cannot read every digit of Unicode
             raise SiteError(f"site {text!r} names no layer", cure="Write it as component.layer, such as resid_post.3.")
         return cls(int(layer), component)

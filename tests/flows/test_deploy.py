@@ -296,7 +296,10 @@ def test_a_look_tells_by_its_state_and_by_notifications(
     (broken / "config.json").write_text(json.dumps(config | {"model_type": "none"}))
     aged(broken)
     assert main(["watch", "run", "--once"]) == 3
-    assert "model type 'none' is not supported" in site.told("NeuronLens: run on data: Failed")["body"]
+    assert (
+        "model type 'none' is not one that the installed transformers has a class for"
+        in site.told("NeuronLens: run on data: Failed")["body"]
+    )
     assert "run/checkpoint-2" in site.told("NeuronLens: checkpoint-2 of run is not audited")["body"]
 
     assert main(["watch", "run", "--once"]) == 0
