@@ -340,16 +340,16 @@ def plan_line(found: Plan, stages: Sequence[str]) -> str:
         stages: those that will be computed.
     """
     seconds = sum(step.seconds for step in found.steps if step.stage in stages)
-    told = f"{', '.join(stages)}: at most {_time(seconds)}"
+    told = f"{', '.join(stages)}: {_time(seconds)} of the model's time"
     if "extract" in stages:
         told += f"; {_on_disk(found)}" + "".join(f"; {note}" for note in found.notes)
     return told
 
 
 def _on_disk(found: Plan) -> str:
-    what = "activations on disk" if found.keeps_rows else "statistics on disk, in place of activations"
     from neuronlens.activations.disk import size  # which knows what rows are made of
 
+    what = "activations on disk" if found.keeps_rows else "statistics on disk, in place of activations"
     return f"{what}: about {size(found.stored_bytes)}"
 
 
