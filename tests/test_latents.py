@@ -23,8 +23,11 @@ from neuronlens.evaluation.text import text_losses
 from neuronlens.interventions.edit import edit
 from neuronlens.interventions.kinds import Intervention, Joint
 from neuronlens.interventions.latents import Reconstruction, on_activations
+from neuronlens.interventions.lens import Lens
 from neuronlens.interventions.operators import Target
+from neuronlens.pages.text import significant
 from neuronlens.params import load_config
+from neuronlens.report.page import html
 from neuronlens.sites import Site, expand_sites, site_width
 from neuronlens.stages import STAGES, run_stage, stage_inputs, stage_params, why_not_current
 from tests import autoencoders
@@ -146,6 +149,24 @@ def test_edits_that_differ_in_their_latents_alone_are_told_apart(checkpoint):
     assert first.extent != second.extent
 
 
+def test_a_lens_of_latents_edits_the_model_that_has_the_autoencoder(checkpoints, checkpoint, tmp_path):
+    item, batch = ranges("resid_post.1"), ragged(checkpoint)
+    file = tmp_path / "x.lens.safetensors"
+    Lens.of(item, checkpoint).save(file)
+    lens = Lens.load(file)
+    with torch.no_grad():
+        with edit(checkpoint.model, item):
+            expected = deciding_logits(checkpoint.model, batch)
+        with lens.edit(checkpoint):
+            assert torch.equal(deciding_logits(checkpoint.model, batch), expected)
+    for anyone in (False, True):
+        with (
+            pytest.raises(SiteError, match="no autoencoder"),
+            lens.edit(checkpoints("llama"), any_checkpoint=anyone),
+        ):
+            pass
+
+
 def test_the_identity_of_a_checkpoint_has_its_autoencoders_in_it(checkpoints, checkpoint, folders, tmp_path):
     path = checkpoints("llama").path
 
@@ -203,7 +224,8 @@ def test_an_audit_of_latents_reports_what_reconstruction_alone_costs(checkpoints
     assert facts["suffix_difference"] <= facts["suffix_tolerance"]
     results = read_table(audit / "evaluate" / "results.parquet").to_pylist()
     assert {row["site"] for row in results} == {"sae_mlp_out.0", "resid_post.1", "sae_resid_post.1"}
-    told = read_json(audit / "report" / "audit.json")["autoencoders"]
+    document = read_json(audit / "report" / "audit.json")
+    told = document["autoencoders"]
     assert [row["site"] for row in told] == ["sae_mlp_out.0", "sae_resid_post.1"]
     opened = load_checkpoint(checkpoints("llama").path, sae=config.checkpoint.sae)
     for row in told:
@@ -217,7 +239,10 @@ def test_an_audit_of_latents_reports_what_reconstruction_alone_costs(checkpoints
         assert row["base_perplexity"] == pytest.approx(results[0]["base_perplexity"])
     page = (audit / "report" / "report.html").read_text()
     assert "sae_mlp_out.0" in page
-    assert "reconstruct" in page
+    assert f"<td>{significant(told[0]['perplexity_ratio'])}</td></tr>" in page
+    for row in told:
+        row |= {name: None for name in row if "perplexity" in name}
+    assert "sae_mlp_out.0" in html(document), "where no ordinary text was given"
     stage = STAGES["evaluate"]
     known = stage_inputs(stage, config, audit), stage_params(stage, config)
     assert why_not_current(stage, *known, audit / "evaluate") is None

@@ -153,7 +153,8 @@ class Lens:
             SiteError: a site resolves to nothing in it.
         """
         for site, width in zip(self.sites, self.widths, strict=True):
-            found = resolve(model, site).width
+            resolve(model, site)
+            found = site_width(model.config, site)
             if found != width:
                 raise LensError(
                     f"the lens is of {width:,} neurons at {site}, where the model has {found:,}",
