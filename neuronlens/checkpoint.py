@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
-from neuronlens.artifact import hash_files, hash_value, read_json, slug
+from neuronlens.artifact import hash_value
 from neuronlens.autoencoder import Autoencoder, hold_autoencoders, identify_autoencoder
 from neuronlens.config import CheckpointParams
-from neuronlens.errors import ArtifactError, CheckpointError
+from neuronlens.errors import CheckpointError
 from neuronlens.families import FAMILIES, Family
-from neuronlens.hub import hub_errors
+from neuronlens.saved import PICKLES, TOKENIZER, fingerprint_of, identity_files, locate, read_config
 from neuronlens.sites import COMPONENTS, Site, family_of, layer_count, site_width
 from neuronlens.structure import differences, hold, tell
 
@@ -25,24 +24,6 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 Kind = Literal["classifier", "language_model"]
-
-# What decides a model's behaviour. Optimizer states, training logs and model cards beside them do not.
-_WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
-_TOKENIZER = (
-    "tokenizer*.json",
-    "tokenizer.model",
-    "*.spm",
-    "spiece.model",
-    "sentencepiece*.model",
-    "vocab.*",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template*",
-)
-_PATTERNS = ("config.json", "generation_config.json", *_WEIGHTS, *_TOKENIZER)
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
 @dataclass(frozen=True)
@@ -84,7 +65,7 @@ class Checkpoint:
         """
         from transformers import AutoTokenizer
 
-        if not any(path for pattern in _TOKENIZER for path in self.path.glob(pattern)):
+        if not any(path for pattern in TOKENIZER for path in self.path.glob(pattern)):
             raise CheckpointError(
                 "holds no tokenizer",
                 where=str(self.path),
@@ -231,12 +212,12 @@ def load_checkpoint(
             classifier nor a causal language model.
         SiteError: the model is not built as `family` says, or of an unknown type and its blocks cannot be found.
     """
-    folder, name = _locate(str(path), revision)
-    raw = _safe_config(folder)
+    folder, name = locate(str(path), revision)
+    raw = read_config(folder)
     kind = _kind(folder, raw)
-    files = _identity_files(folder)
+    files = identity_files(folder)
     if not any(file.endswith(".safetensors") for file in files):
-        pickles = sorted(found.name for pattern in _PICKLES for found in folder.glob(pattern))
+        pickles = sorted(found.name for pattern in PICKLES for found in folder.glob(pattern))
         held = (
             f"holds pickled weights only ({pickles[0]}), which can run code when loaded"
             if pickles
@@ -254,7 +235,7 @@ def load_checkpoint(
     if family:
         tell(config, family)
     _refuse_what_cannot_run(folder, raw, config, kind)
-    fingerprint, autoencoders = _fingerprint(folder), {}
+    fingerprint, autoencoders = fingerprint_of(folder), {}
     if sae is not None:
         places = _autoencoder_places(sae)
         fingerprint = _together(fingerprint, places)
@@ -374,59 +355,10 @@ def identify_checkpoint(params: CheckpointParams) -> tuple[str, str]:
         raise CheckpointError(
             "no checkpoint is named", where="checkpoint.path", cure="Name a folder or hub id with --checkpoint."
         )
-    folder, name = _locate(params.path, params.revision)
-    _safe_config(folder)
-    fingerprint = _fingerprint(folder)
+    folder, name = locate(params.path, params.revision)
+    read_config(folder)
+    fingerprint = fingerprint_of(folder)
     return name, fingerprint if params.sae is None else _together(fingerprint, _autoencoder_places(params.sae))
-
-
-def _locate(path: str, revision: str | None) -> tuple[Path, str]:
-    """The local folder of a checkpoint, downloaded if it is a hub id, and its name."""
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        folder = folder.resolve()
-        named = f"{folder.parent.name}-{folder.name}" if re.fullmatch(r"checkpoint-\d+", folder.name) else folder.name
-        return folder, slug(named, "checkpoint")
-    if folder.exists():
-        raise CheckpointError("is a file", where=path, cure="Name the folder that holds config.json and the weights.")
-    if path.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(path):
-        raise CheckpointError(
-            "no such folder", where=path, cure="Name a checkpoint folder, or a hub id such as owner/name@revision."
-        )
-    hub_id, _, at = path.partition("@")
-    return _download(hub_id, at or revision), slug(hub_id.replace("/", "--"), "checkpoint")
-
-
-def _download(hub_id: str, revision: str | None) -> Path:
-    """The snapshot folder of a hub repository; only config, safetensors and tokenizer files are fetched."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(_PATTERNS)))
-    except hub_errors() as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"is no folder here and cannot be had from the hub ({reason})",
-            where=hub_id + (f"@{revision}" if revision else ""),
-            cure="Check the spelling, the revision and the network, or name a local folder.",
-        ) from None
-
-
-def _safe_config(folder: Path) -> dict[str, Any]:
-    file = folder / "config.json"
-    if not file.exists():
-        inner = [path.parent.name for path in folder.glob("*/config.json")]
-        last = max(inner, key=lambda name: (int((re.findall(r"\d+", name) or [-1])[-1]), name), default=None)
-        cure = f"Did you mean {folder / last}?" if last else "Name the folder that save_pretrained wrote."
-        raise CheckpointError("holds no config.json", where=str(folder), cure=cure)
-    try:
-        raw = read_json(file)
-    except ArtifactError:
-        raise CheckpointError("is no JSON", where=str(file), cure="Copy the checkpoint again.") from None
-    if not isinstance(raw, dict):
-        raise CheckpointError("is no JSON object", where=str(file), cure="Copy the checkpoint again.")
-    raw["model_type"] = str(raw.get("model_type"))
-    return raw
 
 
 def _refuse_foreign_code(folder: Path, raw: dict[str, Any]) -> None:
@@ -463,19 +395,3 @@ def _neither(where: str, raw: dict[str, Any]) -> CheckpointError:
         where=where,
         cure="Audit a model saved from AutoModelForSequenceClassification or AutoModelForCausalLM.",
     )
-
-
-def _fingerprint(folder: Path) -> str:
-    names = _identity_files(folder)
-    stats = [(folder / name).stat() for name in names]
-    return _hash_once(folder, tuple(names), tuple((stat.st_size, stat.st_mtime_ns) for stat in stats))
-
-
-@lru_cache(maxsize=64)
-def _hash_once(folder: Path, names: tuple[str, ...], _: tuple[tuple[int, int], ...]) -> str:
-    """The weights are asked for by every stage and may be many gigabytes: read once a process, again when a size or time changes."""
-    return hash_files(folder, list(names))
-
-
-def _identity_files(folder: Path) -> list[str]:
-    return sorted({path.name for pattern in _PATTERNS for path in folder.glob(pattern) if path.is_file()})

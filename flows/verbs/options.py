@@ -92,7 +92,7 @@ def asking(verb: Callable[Concatenate[Asked, Rest], Result]) -> Callable[..., Re
     def run(**given: Any) -> Result:
         return called(Asked(**{name: given.pop(name) for name in asked}), **given)
 
-    run.__signature__ = Signature([*options, *own])  # type: ignore[attr-defined]  # which typer reads options from
+    run.__signature__ = Signature([*options, *own])  # type: ignore[attr-defined]  # typer reads it; no function type has it
     run.__annotations__ = {each.name: each.annotation for each in (*options, *own)}
     return run
 

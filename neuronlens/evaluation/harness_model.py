@@ -25,7 +25,7 @@ Answer = tuple[float, bool]
 Row = tuple[tuple[int, ...], tuple[int, ...]]  # what the model reads of a context and of its continuation
 
 
-class HarnessModel(HFLM):  # type: ignore[misc]  # the harness ships no types
+class HarnessModel(HFLM):  # type: ignore[misc]  # lm-eval ships no types, so its class is Any
     """A checkpoint's model, edited where somebody edits it."""
 
     def __init__(self, checkpoint: Checkpoint, batch_size: int, *, whole_texts: bool) -> None:

@@ -229,6 +229,7 @@ def _read(path: Path) -> tuple[Header, dict[str, torch.Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             told = (file.metadata() or {}).get(_KEY)
+            # an open file gives its names by keys() alone, and cannot be iterated over
             found = {} if told is None else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
         raise LensError(

@@ -32,9 +32,8 @@ _CANARY = """
 def browser() -> Iterator[Browser]:
     """Chromium, for this folder alone: while Playwright runs, asyncio does not, which other tests need."""
     reason = chromium.why_not()
-    if (
-        reason is not None
-    ):  # pages need no browser to be made, so a machine without one can test all the rest; .ci/run installs one
+    if reason is not None:
+        # pages need no browser to be made, so a machine without one can test all the rest; .ci/run installs one
         pytest.skip(reason)
     with chromium.started() as started:
         yield started

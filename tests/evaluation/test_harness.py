@@ -25,6 +25,7 @@ try:
     import lm_eval
 except ModuleNotFoundError:
     lm_eval = None
+# an extra of some 24 packages, which the lock leaves out: whoever has it, with the version that pyproject.toml names, runs these
 needs_harness = pytest.mark.skipif(
     lm_eval is None, reason="lm-evaluation-harness is not installed: pip install 'neuronlens[harness]'"
 )
@@ -241,6 +242,7 @@ def test_the_verb(checkpoints, tasks, tmp_path, capfd):
     assert "local_choice  acc     6" in capfd.readouterr().out
 
 
+# what is said without the extra can only be seen without it
 @pytest.mark.skipif(lm_eval is not None, reason="lm-evaluation-harness is installed")
 def test_without_the_extra_a_sentence_says_what_to_install(checkpoints):
     with pytest.raises(UserError, match=r"needs lm-evaluation-harness .*pip install 'neuronlens\[harness\]'"):

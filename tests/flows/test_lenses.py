@@ -60,7 +60,7 @@ def test_text_is_what_the_library_writes(lens: Path, tuned_audit: Path, capfd: p
         capfd.readouterr()
         assert main([*given, *words, "--json"]) == 0
         found = json.loads(capfd.readouterr().out)
-        item = Lens.load(lens).at(positions).item  # type: ignore[arg-type]
+        item = Lens.load(lens).at(positions).item
         expected = side_by_side(load_checkpoint(model), [item], [PROMPT, "bank"], how)
         assert [(row["prompt"], row["unedited"], row["edited"]) for row in found] == [
             (each.prompt, each.unedited, each.edited) for each in expected
