@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 # Prefect logs a failing task's traceback before the exception reaches its caller, who is the one to show it; hence
-# CRITICAL. A cold start of its local engine on a busy machine takes longer than the 20 s it allows by itself. Threads of
+# CRITICAL. After an interruption its services complain that the server they shared a process with has gone; hence their
+# level too. A cold start of its local engine on a busy machine takes longer than the 20 s it allows by itself. Threads of
 # torch that wait for each other must not spin: where a core is busy with something else, a small model runs four times slower.
 _DEFAULTS = {
     "DASK_LOGGING__DISTRIBUTED": "error",
@@ -13,6 +14,7 @@ _DEFAULTS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "OMP_WAIT_POLICY": "passive",
+    "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_TO_API_ENABLED": "false",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
