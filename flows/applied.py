@@ -10,9 +10,10 @@ from flows.engine import audits_of
 from neuronlens.artifact import read_manifest
 from neuronlens.checkpoint import Checkpoint, identify_checkpoint, open_checkpoint
 from neuronlens.config import CheckpointParams
-from neuronlens.errors import ArtifactError, LensError, UserError
+from neuronlens.errors import ArtifactError, ConfigError, LensError, UserError
 from neuronlens.interventions.kinds import AnyEdit
 from neuronlens.interventions.lens import Lens
+from neuronlens.params import load_config, parse_override
 from neuronlens.values import Positions
 from tasks.audits import checkpoint_of, open_existing
 from tasks.versioning import Workspace
@@ -36,6 +37,7 @@ class Applied:
         files: Sequence[Path],
         checkpoint: str | None,
         *,
+        overrides: Sequence[str] = (),
         any_checkpoint: bool,
         positions: Positions | None = None,
     ) -> Applied:
@@ -43,6 +45,7 @@ class Applied:
 
         Args:
             checkpoint: where it lies; where an audit of the workspace knows it to lie unless told otherwise.
+            overrides: `checkpoint.key=value`, how it is opened.
             any_checkpoint: let it be another one than the lenses are of.
             positions: which tokens are edited; those that each lens says unless told otherwise.
 
@@ -50,13 +53,38 @@ class Applied:
             UserError: a lens is none, or of another checkpoint, or the checkpoint cannot be found.
         """
         lenses = tuple(Lens.load(file) for file in files)
-        opened = open_checkpoint(_place(lenses[0]) if checkpoint is None else CheckpointParams(path=checkpoint))
+        known = _place(lenses[0]) if checkpoint is None else CheckpointParams(path=checkpoint)
+        params = _opened_as(known, overrides)
+        latent = next((site for lens in lenses for site in lens.sites if site.is_latent), None)
+        if latent is not None and params.sae is None:
+            raise LensError(
+                f"the lens edits latents of a sparse autoencoder ({latent})",
+                cure="Name its folder: --set checkpoint.sae=FOLDER.",
+            )
+        opened = open_checkpoint(params)
         for lens in () if any_checkpoint else lenses:
             lens.check_checkpoint(opened.fingerprint)  # before weights are loaded for nothing
         if positions is not None:
             lenses = tuple(lens.at(positions) for lens in lenses)
         edits = tuple(lens.item_for(opened.model, opened, any_checkpoint=any_checkpoint) for lens in lenses)
         return cls(lenses, opened, edits)
+
+
+def _opened_as(known: CheckpointParams, overrides: Sequence[str]) -> CheckpointParams:
+    """A checkpoint, with single parameters told.
+
+    Raises:
+        ConfigError: one is not of the checkpoint, or not allowed.
+    """
+    for override in overrides:
+        keys, _ = parse_override(override)
+        if keys[0] != "checkpoint":
+            raise ConfigError(
+                "has no effect here",
+                where=f"--set {override}",
+                cure="Only keys of checkpoint have one, such as checkpoint.sae.",
+            )
+    return load_config(overrides=[f"checkpoint={known.model_dump_json()}", *overrides]).checkpoint
 
 
 def _place(lens: Lens) -> CheckpointParams:

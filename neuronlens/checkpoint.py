@@ -12,7 +12,8 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 from neuronlens.artifact import hash_value
-from neuronlens.autoencoder import Autoencoder, hold_autoencoders, identify_autoencoder
+from neuronlens.autoencoder import Autoencoder, hold_autoencoders
+from neuronlens.autoencoder_file import identify_autoencoder, load_autoencoder
 from neuronlens.config import CheckpointParams
 from neuronlens.errors import CheckpointError
 from neuronlens.families import FAMILIES, Family
@@ -239,7 +240,7 @@ def load_checkpoint(
     if sae is not None:
         places = _autoencoder_places(sae)
         fingerprint = _together(fingerprint, places)
-        autoencoders = {place: Autoencoder.load(path) for place, (path, _) in places.items()}
+        autoencoders = {place: load_autoencoder(path) for place, (path, _) in places.items()}
         _check_widths(config, autoencoders)
         hold_autoencoders(config, autoencoders)
     return Checkpoint(folder, name, fingerprint, config, kind, dtype, autoencoders, device_map)

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from neuronlens.autoencoder import Autoencoder, place_of
+from neuronlens.autoencoder_file import load_autoencoder, place_of
 from neuronlens.errors import CheckpointError
 from tests import autoencoders
 
@@ -62,7 +62,7 @@ def by_hand(kind: str, tensors: dict[str, np.ndarray], config: dict[str, Any], x
 def test_latents_and_reconstructions_are_those_of_the_formulas(tmp_path: Path, kind: str, norm: str) -> None:
     given_norm = {"normalize_activations": norm} if kind in autoencoders.SAELENS else {}
     tensors, config = autoencoders.write(tmp_path / "sae", kind, **given_norm)
-    sae = Autoencoder.load(tmp_path / "sae")
+    sae = load_autoencoder(tmp_path / "sae")
     assert (sae.width, sae.latents) == (WIDTH, LATENTS)
     hidden = torch.randn(3, 4, WIDTH, generator=torch.Generator().manual_seed(1))
     latents = sae.encode(hidden)
@@ -86,7 +86,7 @@ def test_latents_and_reconstructions_are_those_of_the_formulas(tmp_path: Path, k
 @pytest.mark.parametrize("kind", autoencoders.SAELENS)
 def test_a_change_keeps_what_is_not_reconstructed(tmp_path: Path, kind: str, norm: str) -> None:
     autoencoders.write(tmp_path / "sae", kind, normalize_activations=norm)
-    sae = Autoencoder.load(tmp_path / "sae")
+    sae = load_autoencoder(tmp_path / "sae")
     hidden = torch.randn(2, 3, WIDTH, generator=torch.Generator().manual_seed(2))
     before = sae.encode(hidden)
     after = before.clone()
@@ -128,7 +128,7 @@ def test_where_it_was_trained_is_told_by_its_configuration_or_its_folder(tmp_pat
     autoencoders.write(tmp_path / "new", "standard", metadata={"hook_name": "blocks.1.hook_resid_post"})
     autoencoders.write(tmp_path / "old", "standard", hook_name="blocks.0.hook_mlp_out")
     autoencoders.write(tmp_path / "layers.1", "topk/sparsify")
-    found = [Autoencoder.load(tmp_path / name).place for name in ("new", "old", "layers.1")]
+    found = [load_autoencoder(tmp_path / name).place for name in ("new", "old", "layers.1")]
     assert found == ["resid_post.1", "mlp_out.0", "resid_post.1"]
 
 
@@ -136,8 +136,20 @@ def test_its_identity_is_that_of_its_bytes(tmp_path: Path) -> None:
     for name in ("one", "same"):
         autoencoders.write(tmp_path / name, "standard")
     autoencoders.write(tmp_path / "other", "standard", apply_b_dec_to_input=False)
-    one, same, other = (Autoencoder.load(tmp_path / name).fingerprint for name in ("one", "same", "other"))
+    one, same, other = (load_autoencoder(tmp_path / name).fingerprint for name in ("one", "same", "other"))
     assert one == same != other
+
+
+def test_what_somebody_holds_is_not_read_again(tmp_path: Path) -> None:
+    folder = tmp_path / "sae"
+    tensors, _ = autoencoders.write(folder, "standard")
+    held = load_autoencoder(folder)
+    assert load_autoencoder(folder) is held
+    file = folder / "sae_weights.safetensors"
+    save_file({**tensors, "b_dec": tensors["b_dec"] + 1}, file)
+    changed = load_autoencoder(folder)
+    assert changed.fingerprint != held.fingerprint
+    assert torch.equal(changed.decoder_bias, held.decoder_bias + 1)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +168,7 @@ def test_its_identity_is_that_of_its_bytes(tmp_path: Path) -> None:
 def test_what_is_not_understood_is_refused(tmp_path: Path, kind: str, config: dict[str, Any], match: str) -> None:
     autoencoders.write(tmp_path / "sae", kind, **config)
     with pytest.raises(CheckpointError, match=f"(?i){match}"):
-        Autoencoder.load(tmp_path / "sae")
+        load_autoencoder(tmp_path / "sae")
 
 
 @pytest.mark.parametrize(
@@ -172,15 +184,15 @@ def test_tensors_that_do_not_fit_are_named(tmp_path: Path, name: str, tensor: to
     tensors, _ = autoencoders.write(tmp_path / "sae", "standard")
     save_file(tensors | {name: tensor}, tmp_path / "sae" / "sae_weights.safetensors")
     with pytest.raises(CheckpointError, match=match):
-        Autoencoder.load(tmp_path / "sae")
+        load_autoencoder(tmp_path / "sae")
 
 
 def test_a_folder_without_one_names_one_that_has(tmp_path: Path) -> None:
     autoencoders.write(tmp_path / "all" / "layers.1", "topk/sparsify")
     with pytest.raises(CheckpointError, match=r"holds no sparse autoencoder.*layers\.1"):
-        Autoencoder.load(tmp_path / "all")
+        load_autoencoder(tmp_path / "all")
     with pytest.raises(CheckpointError, match="no such folder"):
-        Autoencoder.load(tmp_path / "nowhere")
+        load_autoencoder(tmp_path / "nowhere")
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -198,7 +210,7 @@ def test_damaged_files_are_one_sentence(tmp_path: Path, name: str, where: float,
         content[place] ^= 1 << bit
     (folder / name).write_bytes(bytes(content))
     try:
-        Autoencoder.load(folder)
+        load_autoencoder(folder)
     except CheckpointError as error:
         assert "\n" not in str(error)
 
@@ -207,4 +219,4 @@ def test_configuration_that_is_no_object_is_refused(tmp_path: Path) -> None:
     autoencoders.write(tmp_path / "sae", "standard")
     (tmp_path / "sae" / "cfg.json").write_text(json.dumps(["standard"]))
     with pytest.raises(CheckpointError, match="is no JSON object"):
-        Autoencoder.load(tmp_path / "sae")
+        load_autoencoder(tmp_path / "sae")

@@ -14,7 +14,7 @@ from neuronlens.activations.batching import collate
 from neuronlens.activations.capture import capture
 from neuronlens.activations.readout import deciding_logits
 from neuronlens.artifact import read_json, read_manifest, read_table
-from neuronlens.autoencoder import Autoencoder
+from neuronlens.autoencoder_file import load_autoencoder
 from neuronlens.checkpoint import identify_checkpoint, load_checkpoint
 from neuronlens.config import Config
 from neuronlens.errors import CheckpointError, SiteError
@@ -86,7 +86,7 @@ def test_what_is_read_is_what_the_autoencoder_says_of_what_is_there(checkpoint, 
         assert latents.shape == (len(batch.rows), LATENTS)
         assert site_width(checkpoint.config, site(place)) == LATENTS
         if pooling in ("last", "first"):
-            assert torch.equal(latents, Autoencoder.load(folders[place]).encode(found[Site.parse(place)]))
+            assert torch.equal(latents, load_autoencoder(folders[place]).encode(found[Site.parse(place)]))
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -109,7 +109,7 @@ def test_an_edit_changes_what_its_latents_stand_for_and_no_more(checkpoint, fold
             assert not torch.equal(at("edited"), plain)
         assert dose.changed.sum() > 0
         assert torch.equal(dose.looked_at, batch.attention_mask.sum(dim=1) * item.width)
-    autoencoder = Autoencoder.load(folders[place])
+    autoencoder = load_autoencoder(folders[place])
     (bound,) = on_activations(model, [item])
     hidden = torch.randn(2, 3, autoencoder.width, generator=torch.Generator().manual_seed(3))
     everywhere = torch.ones(2, 3, dtype=torch.bool)
@@ -262,7 +262,7 @@ def test_quality_is_what_all_tokens_together_say(checkpoint, folders):
             output = model.model(input_ids=torch.tensor([ids]), output_hidden_states=True)
             hidden.append(output.hidden_states[2][0])
     values = torch.cat(hidden)
-    autoencoder = Autoencoder.load(folders["resid_post.1"])
+    autoencoder = load_autoencoder(folders["resid_post.1"])
     latents = autoencoder.encode(values)
     missed = (values - autoencoder.decode(latents, values)).double().square().sum()
     spread = (values.double() - values.double().mean(dim=0)).square().sum()

@@ -27,6 +27,14 @@ AtPositions = Annotated[
         help="all, prompt, last, generated or pooled; the lens's own unless told otherwise.",
     ),
 ]
+OpenedAs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="checkpoint.KEY=VALUE",
+        help="How the checkpoint is opened, such as checkpoint.sae=FOLDER or checkpoint.device_map=auto; repeatable.",
+    ),
+]
 AnyCheckpoint = Annotated[
     bool, typer.Option("--any-checkpoint", help="Edit the model even if the lens is of another checkpoint.")
 ]
@@ -64,6 +72,7 @@ def generate(
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="What the text begins with.")],
     edits: Edits,
     checkpoint: Checkpoint = None,
+    overrides: OpenedAs = None,
     any_checkpoint: AnyCheckpoint = False,
     positions: AtPositions = None,
     max_new_tokens: Annotated[
@@ -84,7 +93,9 @@ def generate(
     from neuronlens.interventions.continuation import Decoding, side_by_side
 
     how = Decoding(max_new_tokens, beams, sample, _temperature(temperature, sample))
-    applied = Applied.open(edits, checkpoint, any_checkpoint=any_checkpoint, positions=_positions(positions))
+    applied = Applied.open(
+        edits, checkpoint, overrides=overrides or [], any_checkpoint=any_checkpoint, positions=_positions(positions)
+    )
     found = side_by_side(applied.checkpoint, applied.edits, prompts, how)
     tell(found, lambda made: show_texts(made, applied.lenses), as_json=as_json)
 
@@ -95,6 +106,7 @@ def harness(
     ],
     edits: Edits,
     checkpoint: Checkpoint = None,
+    overrides: OpenedAs = None,
     any_checkpoint: AnyCheckpoint = False,
     positions: AtPositions = None,
     limit: Annotated[
@@ -112,7 +124,9 @@ def harness(
     from neuronlens.evaluation.harness import run_tasks
 
     names = [name.strip() for name in tasks.split(",") if name.strip()]
-    applied = Applied.open(edits, checkpoint, any_checkpoint=any_checkpoint, positions=_positions(positions))
+    applied = Applied.open(
+        edits, checkpoint, overrides=overrides or [], any_checkpoint=any_checkpoint, positions=_positions(positions)
+    )
     found = run_tasks(
         applied.checkpoint, applied.edits, names, limit=limit, include_path=include_path, batch_size=batch_size
     )

@@ -6,11 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from flows.cli import main
 from flows.texts import show_texts
+from neuronlens.checkpoint import load_checkpoint
 from neuronlens.interventions.continuation import Continuation, Decoding, side_by_side
+from neuronlens.interventions.kinds import Intervention
 from neuronlens.interventions.lens import Lens
+from neuronlens.interventions.operators import Target
+from neuronlens.sites import Site
+from tests import autoencoders
 from tests.conftest import Checkpoints
 from tests.models import save_checkpoint
 
@@ -48,8 +54,6 @@ def test_the_same_export_gives_the_same_bytes(lens: Path, tuned_audit: Path, cap
 
 
 def test_text_is_what_the_library_writes(lens: Path, tuned_audit: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    from neuronlens.checkpoint import load_checkpoint
-
     model = tuned_audit.parent / "model"
     given = ["generate", "--edit", str(lens), "--checkpoint", str(model), "--max-new-tokens", "5", PROMPT, "bank"]
     for words, how, positions in (
@@ -93,6 +97,31 @@ def test_mistakes_are_one_line(
     lens.write_bytes(b"nothing")
     assert "is no safetensors file" in said("--checkpoint", model, PROMPT)
     assert "no finished audit" in complaint(capfd, "export", lens.parent, "--concept", "health", "-o", "x")
+
+
+def test_a_lens_of_latents_is_applied_to_a_checkpoint_that_is_opened_with_its_autoencoder(
+    tuned_audit: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model, sae, file = tuned_audit.parent / "model", tmp_path / "sae", tmp_path / "latents.lens.safetensors"
+    width = load_checkpoint(model).config.hidden_size
+    autoencoders.write(sae, "standard", width=width, metadata={"hook_name": "blocks.1.hook_resid_post"})
+    checkpoint = load_checkpoint(model, sae=str(sae))
+    count = autoencoders.LATENTS
+    lower, upper = torch.full((count, 1), 1e-4), torch.full((count, 1), 50.0)
+    zeros = (torch.zeros(count) for _ in range(5))
+    item = Intervention(
+        Site.parse("sae_resid_post.1"), torch.arange(count), lower, upper, Target(lower[:, 0], upper[:, 0], *zeros)
+    )
+    Lens.of(item, checkpoint, concept="health").save(file)
+    words = ["generate", "--edit", str(file), "--checkpoint", str(model), "--max-new-tokens", "4", PROMPT]
+    assert "Name its folder: --set checkpoint.sae=FOLDER" in complaint(capfd, *words)
+    assert "Only keys of checkpoint" in complaint(capfd, *words, "--set", "interventions.tau=2")
+    assert "unknown key 'checkpoint.sea'. Did you mean 'sae'?" in complaint(capfd, *words, "--set", "checkpoint.sea=x")
+    assert main([*words, "--set", f"checkpoint.sae={sae}", "--json"]) == 0
+    (found,) = json.loads(capfd.readouterr().out)
+    (expected,) = side_by_side(checkpoint, [item], [PROMPT], Decoding(4))
+    assert (found["edited"], tuple(found["changed"])) == (expected.edited, expected.changed)
+    assert sum(expected.changed) > 0
 
 
 def test_hostile_text_does_not_act_on_the_terminal(lens: Path, capfd: pytest.CaptureFixture[str]) -> None:
