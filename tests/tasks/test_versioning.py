@@ -75,6 +75,18 @@ def test_going_back_restores_from_the_run_cache_link_by_link(toy: Toy) -> None:
     assert len(toy.computed) == 2 * len(STAGES)
 
 
+def test_what_was_thrown_away_comes_back_from_the_run_cache_alone(toy: Toy) -> None:
+    toy.run()
+    before = {name: (toy.root / name / "out.txt").read_bytes() for name in STAGES}
+    for name in STAGES:
+        shutil.rmtree(toy.root / name)
+    (toy.root / "dvc.lock").unlink()
+    assert toy.look() == [("restored", "not there yet; the run-cache has it")] * len(STAGES)
+    assert toy.run() == [("restored", "not there yet; restored from the run-cache")] * len(STAGES)
+    assert {name: (toy.root / name / "out.txt").read_bytes() for name in STAGES} == before
+    assert len(toy.computed) == len(STAGES)
+
+
 def test_an_equal_result_of_a_changed_stage_leaves_what_follows_current(toy: Toy) -> None:
     toy.run()
     (toy.root / "raw.txt").write_text("ra")
