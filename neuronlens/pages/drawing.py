@@ -6,12 +6,14 @@ it, as HTML text, so no label is ever parsed by Vega, measured by the renderer o
 
 from __future__ import annotations
 
+import json
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
+from neuronlens.artifact import finite
 from neuronlens.errors import NeuronLensError
 from neuronlens.pages.terse import terse
 from neuronlens.pages.theme import chart_config
@@ -77,15 +79,21 @@ class Figure:
 
     def svg(self) -> str:
         """The chart as inert SVG."""
-        import vl_convert
-
         compiled = _compiled(self.template)
         filled = [
             {**source, "values": list(self.data[source["name"]])} if source["name"] in self.data else source
             for source in compiled["data"]
         ]
-        svg: str = vl_convert.vega_to_svg({**compiled, "data": filled}, allowed_base_urls=[])
-        return inert_svg(svg)
+        return _drawn(json.dumps(finite({**compiled, "data": filled}), allow_nan=False))
+
+
+@lru_cache(maxsize=512)
+def _drawn(vega: str) -> str:
+    """The inert SVG of a Vega specification (JSON). A page is written more than once: as its stage ends, and with its neighbours."""
+    import vl_convert
+
+    svg: str = vl_convert.vega_to_svg(vega, allowed_base_urls=[])
+    return inert_svg(svg)
 
 
 @cache
