@@ -118,6 +118,9 @@ def watch(
         params: file with the parameters; params.yaml of the workspace unless told otherwise.
         overrides: single parameters, such as interventions.tau=[2.0, 2.5].
         settled: seconds without a change after which a folder that is not whole counts as broken.
+
+    Raises:
+        NotAuditedError: a checkpoint could not be audited.
     """
     _begin()
     config = config_of(_file(params), overrides, {"dataset.path": dataset})

@@ -313,6 +313,9 @@ def open_checkpoint(params: CheckpointParams) -> Checkpoint:
     """`load_checkpoint` for the `checkpoint` section of a configuration.
 
     The latest one is held until another is opened or `close_checkpoint` is called, so that the stages of an audit load its weights once.
+
+    Raises:
+        CheckpointError: none is named, or it cannot be loaded safely.
     """
     global _opened
     if not params.path:

@@ -89,7 +89,11 @@ def load_dataset(
 
 
 def open_dataset(params: DatasetParams, seed: int = 0) -> Dataset:
-    """`load_dataset` for the `dataset` section of a configuration."""
+    """`load_dataset` for the `dataset` section of a configuration.
+
+    Raises:
+        DatasetError: the file cannot be read or cannot be audited.
+    """
     file, name = locate_dataset(params)
     table = read_rows(file)
     texts = _strings(table, params.text, str(file), "--text")
@@ -118,7 +122,11 @@ def open_dataset(params: DatasetParams, seed: int = 0) -> Dataset:
 
 
 def locate_dataset(params: DatasetParams) -> tuple[Path, str]:
-    """The local file of a data set (frozen from the hub where asked for) and its name."""
+    """The local file of a data set (frozen from the hub where asked for) and its name.
+
+    Raises:
+        DatasetError: none is named, or there is no such file.
+    """
     if not params.path:
         raise DatasetError("no data set is named", where="dataset.path", cure="Name a file with --dataset.")
     if params.path.startswith(_HUB):

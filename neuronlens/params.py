@@ -71,7 +71,11 @@ def read_audited(path: Path) -> dict[str, Any] | None:
 
 
 def parse_override(override: str) -> tuple[tuple[str, ...], Any]:
-    """`a.b=value` as (("a", "b"), value)."""
+    """`a.b=value` as (("a", "b"), value).
+
+    Raises:
+        ConfigError: it is no assignment, or the value is no YAML.
+    """
     name, equals, text = override.partition("=")
     if not equals or not name.strip():
         raise ConfigError(

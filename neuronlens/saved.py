@@ -31,7 +31,11 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
 def locate(path: str, revision: str | None) -> tuple[Path, str]:
-    """The local folder of a checkpoint, downloaded if it is a hub id, and its name."""
+    """The local folder of a checkpoint, downloaded if it is a hub id, and its name.
+
+    Raises:
+        CheckpointError: there is no such folder, or the hub cannot give it.
+    """
     folder = Path(path).expanduser()
     if folder.is_dir():
         folder = folder.resolve()

@@ -249,7 +249,11 @@ def release_memory() -> None:
 
 
 def refuse_foreign_files(folder: Path, stage: str) -> None:
-    """A stage replaces its folder as a whole, so it must not meet one that NeuronLens did not write."""
+    """A stage replaces its folder as a whole, so it must not meet one that NeuronLens did not write.
+
+    Raises:
+        UserError: it would.
+    """
     if folder.exists() and not folder.is_dir():
         raise UserError("is a file", where=str(folder), cure="Name a folder with --out.")
     taken = folder / stage
@@ -297,6 +301,7 @@ def _without_paths(value: Any) -> Any:
 
 
 def flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested mappings as pairs of a dotted name and a value."""
     found: list[tuple[str, Any]] = []
     for key, part in value.items():
         found += flat(part, f"{prefix}{key}.") if isinstance(part, Mapping) else [(prefix + key, part)]

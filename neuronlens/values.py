@@ -114,10 +114,12 @@ Bytes = Annotated[
 
 
 def as_list(value: Any) -> Any:
+    """A single value as a list of one."""
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Each value once, in the order of its first appearance."""
     return tuple(dict.fromkeys(values))
 
 

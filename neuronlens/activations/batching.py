@@ -145,6 +145,9 @@ class Halving:
         """The same for work that gives several results of a part, one after the other.
 
         What a part gave before it failed is given once more by its halves.
+
+        Raises:
+            OutOfMemoryError: a single row does not fit.
         """
         waiting = [batch]
         while waiting:

@@ -112,7 +112,11 @@ def judge_gate(
     first: bool,
     today: date,
 ) -> Judged:
-    """Judge one."""
+    """Judge one.
+
+    Raises:
+        ConfigError: it names no known number.
+    """
     rule = Rule.parse(gate.rule)
     if rule.of is not None or rule.name.split(".")[0] in _COMPARED:
         if comparison is None:

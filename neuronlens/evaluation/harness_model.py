@@ -45,7 +45,11 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # lm-eval ships no types, so it
         self._takes = inspect.signature(checkpoint.model.forward).parameters
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> Any:
-        """The harness's own, for edits of all tokens: others would depend on where it cuts a text into windows."""
+        """The harness's own, for edits of all tokens: others would depend on where it cuts a text into windows.
+
+        Raises:
+            UserError: an edit is of other tokens.
+        """
         if not self._whole_texts:
             raise UserError(
                 "a task scores whole texts, which have no prompt, and an edit is not of all tokens",

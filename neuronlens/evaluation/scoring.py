@@ -179,7 +179,11 @@ class RowScorer:
         text: DatasetParams | None = None,
         kept: Sequence[KeptBatch] = (),
     ) -> RowScorer:
-        """See `score_rows`."""
+        """See `score_rows`.
+
+        Raises:
+            DatasetError: the split has no rows, or labels cannot be told apart.
+        """
         params = text or DatasetParams()
         labels = resolve_labels(checkpoint, dataset.concepts, params, scoring)
         rows = np.array([i for i, name in enumerate(dataset.split) if name == split], dtype=np.int64)

@@ -297,6 +297,9 @@ def in_words(uri: str, kept: str = "") -> Iterator[None]:
 
     Args:
         kept: what is not lost by it.
+
+    Raises:
+        StoreError: something did, with the cure that fits.
     """
     from mlflow.exceptions import MlflowException
     from requests import RequestException

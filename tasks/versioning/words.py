@@ -17,13 +17,19 @@ MARKERS = re.compile(r"^(<{7}|={7}|>{7})", re.MULTILINE)
 
 
 def remote_name(repo: Repo) -> str | None:
+    """Of DVC's default remote."""
     name: str | None = repo.config["core"].get("remote")
     return name
 
 
 @contextmanager
 def reaching(repo: Repo) -> Iterator[None]:
-    """What goes wrong on the way to a remote, in a line."""
+    """What goes wrong on the way to a remote, in a line.
+
+    Raises:
+        UserError: no such remote is configured, or it lacks files.
+        UnreachableError: it does not answer.
+    """
     from dvc.exceptions import CheckoutError, DvcException, FileTransferError
 
     name = remote_name(repo)
@@ -62,7 +68,11 @@ def reaching(repo: Repo) -> Iterator[None]:
 
 @contextmanager
 def in_words(root: Path) -> Iterator[None]:
-    """DVC's complaints as a line that says what is wrong, and how to cure it."""
+    """DVC's complaints as a line that says what is wrong, and how to cure it.
+
+    Raises:
+        UserError: DVC complained.
+    """
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
     from dvc.utils.serialize import ParseError
@@ -97,4 +107,5 @@ def in_words(root: Path) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
+    """What an error says, without what follows; the name of its class where it says nothing."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
