@@ -32,7 +32,6 @@ _ASCII = str.maketrans(
 _NARROWEST = 60
 _LABEL = 16
 _NUMBERS = 28
-_SALIENCIES = ("mean_abs", "probeless", "d_prime", "auroc", "separation", "probe")
 
 
 def show_card(card: NeuronCard, masked: Sequence[Mapping[str, Any]] | None = None, concept: str | None = None) -> None:
@@ -167,9 +166,10 @@ def _tuned(told: Sequence[ConceptActivations]) -> Iterator[Text]:
 def _ranks(card: NeuronCard, told: Sequence[ConceptActivations], width: int) -> Iterator[Text | Table]:
     """Scores with ranks, by as many saliencies as there is room for: those that rank neurons first."""
     ranking = [sets.saliency for sets in card.top_sets]
-    known = {score.saliency for score in told[0].scores}
+    known = [score.saliency for score in told[0].scores]
     names = _labels([part.concept for part in told])
-    columns = [name for name in dict.fromkeys([*ranking, *_SALIENCIES]) if name in known and name != "random"]
+    others = [name for name in known if name not in ("mean", "random")]  # the mean is told above
+    columns = [name for name in dict.fromkeys([*ranking, *others]) if name in known and name != "random"]
     cells = {
         name: [f"{significant(score.value)} #{score.rank}" for score in (part.score(name) for part in told)]
         for name in columns

@@ -22,6 +22,7 @@ from neuronlens.evaluation.shared_prompt import can_share, shared_tokens
 from neuronlens.prepare import Inputs, check
 from neuronlens.ranges.rowless import without_rows
 from neuronlens.sites import Site, site_width
+from neuronlens.values import WIDTHS
 
 _FIT_SECONDS = 4e-7  # a value, with every statistic, test and ranking
 _MEASURED = 2  # times that a batch is run, of which the faster counts
@@ -122,8 +123,8 @@ class Edits:
 
 def _settings(asked: InterventionParams | TunedParams, operators: Sequence[str]) -> int:
     """Kinds of range, widths, shares of the neurons and operators."""
-    widths = {"gaussian": len(asked.tau), "quantile": len(asked.tau), "discriminative": len(asked.threshold)}
-    return len(asked.top) * len(operators) * sum(widths.get(kind, 1) for kind in asked.ranges)
+    widths = {"tau": len(asked.tau), "threshold": len(asked.threshold), None: 1}
+    return len(asked.top) * len(operators) * sum(widths[WIDTHS[kind]] for kind in asked.ranges)
 
 
 def plan(config: Config) -> Plan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -29,6 +30,13 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Pooling = Literal["auto", "first", "last", "mean", "max"]
 Saliency = Literal["mean_abs", "mean", "probeless", "d_prime", "auroc", "probe", "separation", "random"]
 RangeKind = Literal["gaussian", "quantile", "discriminative", "full"]
+# kind -> the parameter that says how wide a range is, None where nothing does
+WIDTHS: Mapping[str, Literal["tau", "threshold"] | None] = {
+    "gaussian": "tau",
+    "quantile": "tau",
+    "discriminative": "threshold",
+    "full": None,
+}
 Gate = Literal["none", "agreement"]
 Control = Literal["random_neurons", "random_ranges", "other_concept", "leace"]
 Positions = Literal["all", "last", "pooled", "prompt", "generated"]

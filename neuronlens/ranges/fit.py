@@ -28,7 +28,7 @@ from neuronlens.ranges.tables import (
 )
 from neuronlens.sites import Site
 from neuronlens.streaming.summary import MOMENTS, read_summary
-from neuronlens.values import Gate, Saliency
+from neuronlens.values import WIDTHS, Gate, Saliency
 
 
 def sweep_ranges(statistics: SiteStatistics, config: Config) -> list[Ranges]:
@@ -64,8 +64,8 @@ def candidate_ranges(
         role: which list it was.
     """
     for top, kind in product(asked.top, asked.ranges):
-        taus: Sequence[float | None] = asked.tau if kind in ("gaussian", "quantile") else (None,)
-        thresholds: Sequence[float | None] = asked.threshold if kind == "discriminative" else (None,)
+        taus: Sequence[float | None] = asked.tau if WIDTHS[kind] == "tau" else (None,)
+        thresholds: Sequence[float | None] = asked.threshold if WIDTHS[kind] == "threshold" else (None,)
         # whole neurons are in range everywhere, so there is nothing for them to agree on
         own_gates: Sequence[Gate] = ("none",) if kind == "full" else gates
         for tau, threshold, gate, saliency in product(taus, thresholds, own_gates, saliencies):

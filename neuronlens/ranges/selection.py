@@ -17,7 +17,7 @@ from neuronlens.ranges.saliency import top_set
 from neuronlens.ranges.statistics import Ints, SiteStatistics
 from neuronlens.sites import Site
 from neuronlens.streaming.moments import Array
-from neuronlens.values import Gate, RangeKind, Saliency
+from neuronlens.values import WIDTHS, Gate, RangeKind, Saliency
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,7 @@ def fit_ranges(
         SiteError: `top` is less than one neuron.
     """
     neurons = top_set(statistics.saliency(saliency, concept), top)
-    tau, threshold = (
-        (tau if kind in ("gaussian", "quantile") else None),
-        (threshold if kind == "discriminative" else None),
-    )
+    tau, threshold = (tau if WIDTHS[kind] == "tau" else None), (threshold if WIDTHS[kind] == "threshold" else None)
     lower, upper = bounds(statistics, concept, neurons, kind, tau, threshold)
     identity: dict[str, Any] = {"saliency": saliency, "top": top, "kind": kind, "base": kind, "tau": tau}
     identity |= {"threshold": threshold, "gate": gate, "role": role}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import combinations, pairwise
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +22,10 @@ from neuronlens.ranges.selection import Ranges
 from neuronlens.ranges.statistics import SiteStatistics
 from neuronlens.sites import Site
 from neuronlens.streaming.extremes import Extremes
+from neuronlens.values import Saliency
 
-# every one that costs little; `probe` has a column of its own that is empty unless it ranks neurons
-_SCORES = ("mean_abs", "probeless", "d_prime", "auroc", "separation", "random")
+# every one that costs little; `probe` has a column of its own that is empty unless it ranks neurons, `mean` is the mean's
+_SCORES = tuple(name for name in get_args(Saliency) if name not in ("mean", "probe"))
 # of ranges: what a row is of, and the numbers that each neuron has
 _KEY = ("site", "concept", "role", "saliency", "top", "range", "base", "tau", "threshold", "gate")
 _SUMS = pa.list_(pa.float32())  # of the gate, one against the complement, one against ordinary tokens

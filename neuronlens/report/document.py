@@ -24,6 +24,7 @@ from neuronlens.report.layers import layers_of
 from neuronlens.report.neurons.drawn import card_entry, most_selective
 from neuronlens.report.sections.heatmaps import overlap_rows
 from neuronlens.report.table import kind_of
+from neuronlens.values import WIDTHS
 
 SCHEMA_VERSION = 6
 SETTINGS_RULE = (
@@ -32,7 +33,7 @@ SETTINGS_RULE = (
 )
 _PATHS = ("path", "sae", "auxiliary", "questions")
 # candidates and controls by the hundred stay in results.parquet; `summary` has their means
-_LISTED = ("gaussian", "quantile", "discriminative", "full", "random_neurons", "leace")
+_LISTED = (*WIDTHS, "random_neurons", "leace")
 
 Rows = list[dict[str, Any]]
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 from neuronlens.evaluation.summary import Comparison, Effect, Setting
 from neuronlens.pages.text import count, points, points_between, significant
+from neuronlens.values import Saliency
 
 CLAIMS = {
     "known": "The unedited model tells the concepts apart",
@@ -40,7 +41,11 @@ _CONTESTS = (
     "tuned_confidence",
     "tuned_text",
 )
-SALIENCY_WORDS = {"mean_abs": "mean |a|", "d_prime": "d'", "random": "chance"}
+SALIENCY_WORDS = dict(zip(get_args(Saliency), get_args(Saliency), strict=True)) | {
+    "mean_abs": "mean |a|",
+    "d_prime": "d'",
+    "random": "chance",
+}
 _VERDICTS = {1: "holds", -1: "contradicted", 0: "not decided"}
 DECIDABLE_CONCEPTS = 6  # 2 / 2^6 < 5 %: below it a sign-flip test can decide nothing
 

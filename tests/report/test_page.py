@@ -9,6 +9,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from neuronlens.report import view
@@ -109,8 +111,6 @@ def test_text_from_data_is_inert(label: str, tmp_path: Path) -> None:
 
 
 def test_a_sweep_without_ranges_or_perplexity_still_has_a_page(tmp_path: Path) -> None:
-    import pyarrow.compute as pc
-
     table = results_table(perplexity=None)
     whole = table.filter(pc.field("range") == "full")
     settings = config("interventions.ranges=[full]", "interventions.controls=[]")
@@ -122,6 +122,20 @@ def test_a_sweep_without_ranges_or_perplexity_still_has_a_page(tmp_path: Path) -
     assert {finding["claim"] for finding in audit["findings"]} == {"known"}
     assert all(card["lower"] is None for card in audit["neurons"])
     assert_inert(Page((out / "report.html").read_text(encoding="utf-8")))
+
+
+def test_a_sweep_by_another_ranking_than_the_presets_has_a_page(tmp_path: Path) -> None:
+    table = results_table()
+    ranked = table["saliency"].to_pylist()
+    renamed = pa.array(["auroc" if name == "d_prime" else name for name in ranked])
+    table = table.set_column(table.column_names.index("saliency"), "saliency", renamed)
+    table = table.filter(pc.field("saliency") != "mean_abs")
+    settings = config("fit.saliency=auroc", "interventions.controls=[]")
+    inputs = make_audit(tmp_path / "audit", settings, table)
+    out = tmp_path / "report"
+    out.mkdir()
+    report(settings, inputs, out)
+    assert "neurons by auroc" in "".join(Page((out / "report.html").read_text(encoding="utf-8")).text)
 
 
 def test_a_large_audit_is_drawn_in_part_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

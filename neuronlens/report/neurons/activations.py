@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from neuronlens.errors import UserError, did_you_mean
 from neuronlens.report.neurons.place import rows_at, table_at
+from neuronlens.values import Saliency
 
 Row = Mapping[str, Any]
 
 SET_OF_RANGES = ("concept", "saliency", "top", "range", "base", "tau", "threshold", "gate")
 """What tells one set of ranges at a site from another, alike in ranges.parquet and in the results of its edit; beside it the role."""
-_SCORES = ("mean_abs", "mean", "probeless", "d_prime", "auroc", "separation", "probe", "random")
 
 
 @dataclass(frozen=True)
@@ -119,11 +120,13 @@ def concepts_at(
 
 def _scores(file: Path, site: str, neuron: int) -> dict[str, tuple[Score, ...]]:
     """Concept -> scores and ranks of a neuron."""
-    table = table_at(file, ("concept", "neuron", *_SCORES), site)
+    held = set(pq.read_schema(file).names)  # an audit of before a saliency was added has no column of it
+    known = [name for name in get_args(Saliency) if name in held]
+    table = table_at(file, ("concept", "neuron", *known), site)
     found = {}
     for concept in table["concept"].unique().to_pylist():
         part = table.filter(pc.field("concept") == concept).sort_by("neuron")
-        columns = {name: part[name].to_numpy() for name in _SCORES if part[name].null_count == 0}
+        columns = {name: part[name].to_numpy() for name in known if part[name].null_count == 0}
         found[concept] = tuple(
             Score(name, float(column[neuron]), _rank(column, neuron)) for name, column in columns.items()
         )

@@ -20,10 +20,11 @@ from neuronlens.report.neurons.activations import SET_OF_RANGES, ConceptActivati
 from neuronlens.report.neurons.place import check_place, rows_at
 from neuronlens.report.table import is_main
 from neuronlens.sites import top_count
+from neuronlens.values import WIDTHS
 
 Row = Mapping[str, Any]
 
-_EDITS = ("gaussian", "quantile", "discriminative", "full", "tuned")
+_EDITS = (*WIDTHS, "tuned")
 _MEASURED = ("target_accuracy_drop", "complement_accuracy_drop", "selectivity")
 _EFFECT = (
     *("concept", "method", "setting", "kind", "role", "saliency", "top", "tau", "operator", "positions", "neurons"),

@@ -9,10 +9,9 @@ from typing import Any
 from neuronlens.pages.drawing import Figure
 from neuronlens.pages.figures.frontier import WIDTHS_TOLD, cost, frontier
 from neuronlens.report.view import SITES_DRAWN, spread
+from neuronlens.values import WIDTHS
 
 Row = Mapping[str, Any]
-
-_KINDS = ("gaussian", "quantile", "discriminative", "full")
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def frontiers(audit: Row) -> Frontiers | None:
         row
         for row in audit["summary"]
         if row["role"] == "sweep"
-        and row["kind"] in _KINDS
+        and row["kind"] in WIDTHS
         and (row["operator"], row["positions"]) == (first["operator"], first["positions"])
     ]
     widths = sorted({width for row in swept if (width := _width(row)) is not None})[:WIDTHS_TOLD]
