@@ -6,21 +6,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from neuronlens.values import WIDTHS
+
 Interval = tuple[float, float]
 RANGES = ("gaussian", "full", "random_neurons")
 # what the validation rows chose and what it is held against; the sweep's own rows stand beside it
 CHOSEN = ("tuned", "tuned/random_ranges", "tuned/random_neurons")
-KIND_NAMES = {
+_NAMED = {
     "gaussian": "range masking",
     "full": "whole neurons",
     "random_neurons": "random neurons",
     "random_ranges": "random ranges",
     "other_concept": "another concept's ranges",
     "tuned": "tuned ranges",
-    "quantile": "quantile ranges",
-    "discriminative": "discriminative ranges",
-    "leace": "linear erasure",
 }
+KIND_NAMES = {**_NAMED, **{kind: f"{kind} ranges" for kind in WIDTHS if kind not in _NAMED}, "leace": "linear erasure"}
 
 
 def kind_of(row: Mapping[str, Any]) -> str:
