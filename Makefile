@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM := false
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup audit check test faults ranges notebook pictures bench bench-peers profile
+.PHONY: help setup audit check test docs faults ranges notebook pictures bench bench-peers profile
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,11 +46,16 @@ ranges: setup ## Run flows on the newest releases that pyproject.toml admits, in
 	.ranges/bin/python -m pip check
 	.ranges/bin/python -m pytest tests/flows/test_audit.py
 
+# The extra is installed beside what the lock pins, which stays as it is.
+docs: setup ## Build the documentation as a site into site/, with the packages of the extra `docs`.
+	@$(TELL_UV); set -x; $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/mkdocs build
+
 notebook: setup ## Run the worked notebook on the example, and keep what it shows.
 	$(BIN)/neuronlens example
 	$(BIN)/python -m tests.notebook
 
-pictures: audit ## Take the pictures of the README anew, in Chromium.
+pictures: audit ## Take the pictures of the documentation anew, in Chromium.
 	$(BIN)/python -m tests.pictures
 
 bench: setup ## Measure, and print what the documentation quotes.

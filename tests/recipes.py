@@ -1,7 +1,7 @@
 """What each worked example of CONTRIBUTING.md gives, looked at in the sources that it was applied to.
 
-`python tests/recipes.py ROOT NAME=COPY ...` looks at each copy, and at ROOT, where there is nothing of it, and prints what went wrong in JSON:
-name -> [there, here]. One process does it all, since torch and transformers take longer to import than everything else takes together.
+`python tests/recipes.py ROOT NAME=COPY ...` looks at each copy, and at ROOT, where there is nothing of it, and prints in JSON what went wrong:
+name -> [there, here]. One process does it all, since to import torch and transformers takes longer than everything else together.
 """
 
 from __future__ import annotations

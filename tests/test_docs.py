@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -15,6 +16,7 @@ from neuronlens.evaluation.questions import COLUMNS as QUESTIONS
 from neuronlens.evaluation.sweep import IDENTITY, PERPLEXITY
 from neuronlens.interventions.lens_file import Header, Part
 from neuronlens.interventions.operators import OPERATORS
+from neuronlens.values import WIDTHS, Saliency
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 NAMED = {
@@ -59,10 +61,9 @@ def test_everything_in_a_lens_file_is_explained():
     assert {*Header.model_fields, *Part.model_fields, *tensors} <= NAMED["editing.md"]
 
 
-def test_every_operator_and_kind_of_range_is_explained():
+def test_every_operator_saliency_and_kind_of_range_is_explained():
     tuned = Config().interventions.tuned
     assert tuned is not None
-    kinds = {"gaussian", "quantile", "discriminative", "full", *tuned.gate}
     page = (DOCS / "method.md").read_text(encoding="utf-8")
-    for name in (*OPERATORS, *kinds, *Config().interventions.controls):
+    for name in (*OPERATORS, *get_args(Saliency), *WIDTHS, *tuned.gate, *Config().interventions.controls):
         assert re.search(rf"\b{name}\b", page), name

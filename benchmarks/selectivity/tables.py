@@ -1,4 +1,4 @@
-"""What was found, as it is told: the table that the README quotes, its reading in words, and every number."""
+"""What was found, as it is told: the table that docs/findings.md quotes, its reading in words, and every number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the README shows can be taken of any audit's page."""
+"""What the documentation shows can be taken of any audit's page."""
 
 from __future__ import annotations
 

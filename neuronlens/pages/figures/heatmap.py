@@ -19,7 +19,7 @@ def heatmap(values: Sequence[Sequence[float | None]]) -> Figure:
     """Cells by their places, rows from above and columns from the left, both from 1.
 
     Args:
-        values: [row][column], in percent; None where nothing was measured, and the cell stays empty. Below 0 and above 100 shades end.
+        values: by row and column, in percent; None where nothing was measured, and the cell stays empty. Below 0 and above 100 shades end.
     """
     cells = [
         {"row": row, "column": column, "value": value}
