@@ -36,7 +36,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     """Links mean in the repository what they mean on the site."""
     return _LINK.sub(lambda link: f"{link[1]}{_target(page.file, link[2])}{link[3] or ''}{link[4]}", markdown)
 
@@ -87,9 +87,8 @@ def rooms() -> Iterator[tuple[str, str]]:
 def command_line() -> str:
     """The help of every verb, as typer prints it."""
     runner = CliRunner()
-    text = [
-        "# Command line\n\nWhat `neuronlens VERB --help` prints. [lines.md](../lines.md#for-programs) has what each verb prints with `--json`.\n"
-    ]
+    told = "[lines.md](../lines.md#for-programs) has what each verb prints with `--json`, and the exit codes."
+    text = [f"# Command line\n\nWhat `neuronlens VERB --help` prints. {told}\n"]
     for command in app.registered_commands:
         shown = runner.invoke(app, [str(command.name), "--help"], prog_name="neuronlens", terminal_width=86)
         if shown.exit_code:
@@ -100,8 +99,8 @@ def command_line() -> str:
 
 def parameters() -> str:
     """params.yaml, which explains itself."""
-    file = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    return f"# params.yaml\n\nThe file of the repository, with every parameter and its default. `neuronlens schema` prints its JSON schema.\n\n```yaml\n{file}```\n"
+    told = "The file of the repository: every parameter, with its default. `neuronlens schema` prints its JSON schema."
+    return f"# params.yaml\n\n{told}\n\n```yaml\n{(ROOT / 'params.yaml').read_text(encoding='utf-8')}```\n"
 
 
 class SeparateNames(griffe.Extension):

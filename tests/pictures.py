@@ -1,4 +1,4 @@
-"""The pictures of the README and the tutorial. `python -m tests.pictures` takes them of the page that `make audit` has made; it needs a browser."""
+"""The pictures of the documentation. `python -m tests.pictures` takes them of the page that `make audit` has made; in a browser."""
 
 from __future__ import annotations
 

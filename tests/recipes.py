@@ -1,6 +1,6 @@
 """What each worked example of CONTRIBUTING.md gives, looked at in the sources that it was applied to.
 
-`python tests/recipes.py ROOT NAME=COPY ...` looks at each copy, and at ROOT, where there is nothing of it, and prints in JSON what went wrong:
+`python tests/recipes.py ROOT NAME=COPY ...` looks at each copy, and at ROOT without it. It prints what went wrong in JSON,
 name -> [there, here]. One process does it all, since to import torch and transformers takes longer than everything else together.
 """
 

@@ -63,7 +63,7 @@ def test_every_command_can_be_typed(page: str) -> None:
 
 def test_what_is_typed_wrongly_is_found() -> None:
     for wrong in (["--checkpiont", "x"], ["--set"]):
-        with pytest.raises(Exception, match="No such option|requires an argument"):
+        with pytest.raises(Exception, match=r"No such option|requires an argument"):
             verbs()["audit"].make_context("audit", wrong)
 
 

@@ -1,6 +1,6 @@
 """`python -m benchmarks.selectivity`: how selectively each method edits, on the example's models, printed and written to two files.
 
-benchmarks/selectivity.json holds every number, benchmarks/selectivity.md the table that docs/findings.md quotes. Each split has labelled rows of
+benchmarks/selectivity.json holds every number, benchmarks/selectivity.md the table of docs/findings.md. Each split has labelled rows of
 its own, drawn as the example's are and seen by no model before. On each everything is fitted, chosen on validation rows and measured on
 test rows, at matched drops of the target (`neuronlens.evaluation.frontier`) and at each family's own best setting
 (`neuronlens.evaluation.choice`).
