@@ -124,7 +124,11 @@ def workspace_here() -> Workspace:
     """
     found = Workspace.find(Path.cwd())
     if found is None:
-        raise UserError("no workspace", where=str(Path.cwd()), cure="Go to one, or make one: neuronlens audit does.")
+        raise UserError(
+            "no workspace",
+            where=str(Path.cwd()),
+            cure="Go to one, or make one: neuronlens audit does, and so does dvc init (outside git: dvc init --no-scm).",
+        )
     return found
 
 

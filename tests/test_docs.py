@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import get_args
 
 import pytest
+import scipy.stats
 
 from neuronlens.config import Config
 from neuronlens.evaluation.contrasts import EFFECTS
@@ -16,6 +18,7 @@ from neuronlens.evaluation.questions import COLUMNS as QUESTIONS
 from neuronlens.evaluation.sweep import IDENTITY, PERPLEXITY
 from neuronlens.interventions.lens_file import Header, Part
 from neuronlens.interventions.operators import OPERATORS
+from neuronlens.report.findings import DECIDABLE_CONCEPTS
 from neuronlens.values import WIDTHS, Saliency
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -67,3 +70,19 @@ def test_every_operator_saliency_and_kind_of_range_is_explained():
     page = (DOCS / "method.md").read_text(encoding="utf-8")
     for name in (*OPERATORS, *get_args(Saliency), *WIDTHS, *tuned.gate, *Config().interventions.controls):
         assert re.search(rf"\b{name}\b", page), name
+
+
+def test_what_the_gotchas_count_is_so():
+    page = (DOCS / "gotchas.md").read_text(encoding="utf-8")
+
+    def covered(n):
+        """Share of new rows of a normal neuron within 2 standard deviations (ddof 0) of the mean, both of n rows."""
+        return 2 * scipy.stats.t.cdf(2 * math.sqrt((n - 1) / (n + 1)), n - 1) - 1
+
+    assert f"of 10 rows covers {covered(10):.2f} of a normal neuron's new rows in place of {covered(10**7):.3f}" in page
+    assert (
+        f"A sign-flip test of {DECIDABLE_CONCEPTS - 1} concepts cannot fall below {2 / 2 ** (DECIDABLE_CONCEPTS - 1)}"
+        in page
+    )
+    assert f"below {Config().fit.minimum_rows} rows (`fit.minimum_rows`)" in page
+    assert f"cut to `dataset.max_tokens` ({Config().dataset.max_tokens})" in page

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import tomllib
 from collections.abc import Iterator
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,29 @@ def test_what_is_typed_wrongly_is_found() -> None:
     for wrong in (["--checkpiont", "x"], ["--set"]):
         with pytest.raises(Exception, match=r"No such option|requires an argument"):
             verbs()["audit"].make_context("audit", wrong)
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """Of code on a page."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", [name for name in NAMES if blocks(name, "yaml")])
+def test_every_piece_of_params_is_accepted(page: str, tmp_path: Path) -> None:
+    for block in blocks(page, "yaml"):
+        (tmp_path / "params.yaml").write_text(block, encoding="utf-8")
+        load_config(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("page", [name for name in NAMES if blocks(name, "python")])
+def test_every_name_that_is_imported_exists(page: str) -> None:
+    for block in blocks(page, "python"):
+        imports = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.ImportFrom)]
+        for node in imports:
+            assert [
+                alias.name for alias in node.names if not hasattr(import_module(str(node.module)), alias.name)
+            ] == []
 
 
 def test_the_extras_that_are_named_exist() -> None:
