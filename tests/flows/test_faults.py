@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -14,59 +15,71 @@ from typing import Any
 import pytest
 import torch
 
+from flows import engine
 from flows.engine import default_folder
 from neuronlens.config import Config
-from neuronlens.stages import STAGES
+from neuronlens.stages import STAGES, Outcome
 from tasks import tracking
 from tasks.audits import open_existing
 from tasks.versioning import Workspace
+from tests import forked
 from tests.flows.command import as_options
 from tests.flows.results import files
+from tests.forked import Forked
 
 PLAIN = "import sys; from flows.cli import main; sys.exit(main(sys.argv[1:]))"
-SMALL = """
-import resource, signal, sys
-from flows import engine
-from flows.cli import main
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-limit, after = int(sys.argv[1]), sys.argv[2]
-told = engine._logged
-def logged(outcome):
-    found = told(outcome)
-    if outcome.stage == after:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-    return found
-engine._logged = logged
-if after == "start":
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-sys.exit(main(sys.argv[3:]))
-"""
-AMID_PREFECT = """
-import os, signal, sys
-from prefect import task_engine
-from flows.cli import main
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has ignored for what it runs in the background
-create = task_engine._create_task_run_locally
-seen = []
-def interrupted(**arguments):
-    seen.append(arguments)
-    if len(seen) == 2:
-        os.kill(os.getpid(), int(sys.argv[1]))
-    return create(**arguments)
-task_engine._create_task_run_locally = interrupted
-sys.exit(main(sys.argv[2:]))
-"""
+
+
+def amid_prefect(words: Sequence[str]) -> int:
+    """The command line, but for the first word: the number of a signal that is sent as Prefect makes its second task run."""
+    from prefect import task_engine
+
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # which a shell has ignored for what it runs in the background
+    create, seen = task_engine._create_task_run_locally, list[object]()
+
+    def interrupted(**arguments: Any) -> Any:
+        seen.append(arguments)
+        if len(seen) == 2:
+            os.kill(os.getpid(), int(words[0]))
+        return create(**arguments)
+
+    task_engine._create_task_run_locally = interrupted  # of this process, which ends with the audit
+    return forked.neuronlens(words[1:])
+
+
+def small(words: Sequence[str]) -> int:
+    """The command line, but for the first two words: from a stage on, files may not be larger than so many bytes."""
+    limit, after, *arguments = words
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    told = engine._logged
+
+    def fill() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), resource.RLIM_INFINITY))
+
+    def logged(outcome: Outcome) -> Outcome:
+        found = told(outcome)
+        if outcome.stage == after:
+            fill()
+        return found
+
+    engine._logged = logged  # of this process, which ends with the audit
+    if after == "start":
+        fill()
+    return forked.neuronlens(arguments)
 
 
 def _command(config: Config) -> list[str]:
     return [*as_options(config), "--no-flow"]
 
 
-def _run(words: list[str], root: Path, script: str = PLAIN) -> subprocess.Popen[str]:
+def _started(words: list[str], root: Path) -> subprocess.Popen[str]:
+    """A process with imports and an end of its own."""
     threads = str(torch.get_num_threads())  # sums over other numbers of threads round otherwise
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": threads}
     return subprocess.Popen(
-        [sys.executable, "-c", script, *words],
+        [sys.executable, "-c", PLAIN, *words],
         cwd=root,
         env=environment,
         stdout=subprocess.PIPE,
@@ -95,13 +108,13 @@ def test_a_disk_without_room_is_one_line_and_the_run_goes_on_when_there_is_some(
     """From the start or after a stage files may not be larger than so many bytes: a full disk looks like that to whoever writes them."""
     root = Workspace.create(tmp_path / "ours").root
     words = _command(configure())
-    failed = _run([str(limit), after, *words], root, SMALL)
+    failed = Forked(small, [str(limit), after, *words], root)
     _, told = failed.communicate(timeout=300)
     assert failed.returncode == 3, told
     *_, last = told.strip().splitlines()
     assert last.startswith("neuronlens: ")
     assert "kept" in last
-    done = _run(words, root)
+    done = Forked(forked.neuronlens, words, root)
     _, told = done.communicate(timeout=300)
     assert done.returncode == 0, told
     monkeypatch.chdir(root)
@@ -114,7 +127,7 @@ def test_a_job_that_is_told_to_end_says_how_to_go_on(
 ) -> None:
     root = Workspace.create(tmp_path / "ours").root
     words = [*as_options(configure()), *more]
-    ended = _run(words, root)
+    ended = _started(words, root)
     assert ended.stdout is not None
     told = [ended.stdout.readline() for _ in range(2)]  # the first stage is done, and others are not
     assert [line.partition(" ")[0] for line in told] == ["plan", "prepare"]
@@ -124,7 +137,7 @@ def test_a_job_that_is_told_to_end_says_how_to_go_on(
     assert "Traceback" not in said
     *_, last = said.strip().splitlines()
     assert last.startswith("neuronlens: interrupted; what is finished is kept. To resume: neuronlens audit ")
-    done = _run([*as_options(configure()), "--no-flow"], root)
+    done = Forked(forked.neuronlens, _command(configure()), root)
     out, said = done.communicate(timeout=300)
     assert done.returncode == 0, said
     assert "\nprepare   current" in out
@@ -138,7 +151,7 @@ def test_a_signal_amid_the_bookkeeping_of_prefect_is_told_as_one(
 ) -> None:
     """Prefect marks a task run as crashed that it has not made yet, and fails."""
     root = Workspace.create(tmp_path / "ours").root
-    ended = _run([str(int(told)), *as_options(configure())], root, AMID_PREFECT)
+    ended = Forked(amid_prefect, [str(int(told)), *as_options(configure())], root)
     _, said = ended.communicate(timeout=120)
     assert ended.returncode == 130, said
     assert "Traceback" not in said
@@ -150,7 +163,7 @@ def test_two_runs_of_one_audit_at_once_compute_each_stage_once(
     audited: Path, configure: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = Workspace.create(tmp_path / "ours").root
-    runs = [_run(_command(configure()), root) for _ in range(2)]
+    runs = [Forked(forked.neuronlens, _command(configure()), root) for _ in range(2)]
     told = [run.communicate(timeout=300) for run in runs]
     assert [run.returncode for run in runs] == [0, 0], told
     lines = [
@@ -176,7 +189,7 @@ def test_a_store_that_cannot_be_used_is_told_and_the_audit_is_kept(
 ) -> None:
     root = Workspace.create(tmp_path / "ours").root
     (root / "mlflow.db").write_text("no database")
-    failed = _run(_command(configure()), root)
+    failed = Forked(forked.neuronlens, _command(configure()), root)
     _, told = failed.communicate(timeout=300)
     assert failed.returncode == 3
     *_, last = told.strip().splitlines()
@@ -185,7 +198,7 @@ def test_a_store_that_cannot_be_used_is_told_and_the_audit_is_kept(
     monkeypatch.chdir(root)
     assert files(default_folder(configure())) == files(audited)
     (root / "mlflow.db").unlink()
-    done = _run(_command(configure()), root)
+    done = Forked(forked.neuronlens, _command(configure()), root)
     out, told = done.communicate(timeout=300)
     assert done.returncode == 0, told
     assert sum(" current: " in line for line in out.splitlines()) == len(STAGES)
