@@ -17,12 +17,14 @@ from flows.verbs import app
 from neuronlens.errors import NeuronLensError
 from tasks.environment import set_environment
 
-_ROOM = {
+_CURES = {
     errno.ENOSPC: "Make room on the disk",
     errno.EDQUOT: "Make room in your quota",
     errno.EFBIG: "Allow larger files there",
     errno.EROFS: "Make it writable, or name another folder with --out",
     errno.EACCES: "Make it writable, or name another folder with --out",
+    errno.EIO: "Check the disk, or the way to it",
+    errno.ESTALE: "Check the way to the disk",
 }
 
 
@@ -42,13 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(f"{error.format_message()} See neuronlens --help.")
         return 2
     except NeuronLensError as error:
-        _complain(str(error))
+        _complain(str(error) if error.exit_code == 2 else _with_way_on(str(error), resume))
         return error.exit_code
     except OSError as error:
-        if error.errno not in _ROOM:
+        if error.errno not in _CURES:
             traceback.print_exc()
         _complain(
-            f"{error.strerror or error}: {error.filename or 'while writing'}. {_ROOM.get(error.errno or 0, 'The run broke')}; "
+            f"{error.strerror or error}: {error.filename or 'while writing'}. {_CURES.get(error.errno or 0, 'The run broke')}; "
             f"what is finished is kept. To resume: {resume}"
         )
         return 3
@@ -62,6 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if code == 130:
         _complain(f"interrupted; what is finished is kept. To resume: {resume}")
     return code
+
+
+def _with_way_on(text: str, resume: str) -> str:
+    """What broke a run, with what is kept and how to go on, as far as it does not say so itself."""
+    kept = "" if "kept" in text else "; what is finished is kept"
+    on = "" if "the same command again" in text else f". To resume: {resume}"
+    return f"{text.rstrip('.')}{kept}{on}" if kept or on else text
 
 
 def _began_with_signal(error: BaseException) -> bool:

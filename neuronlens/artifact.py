@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import math
 import os
 import platform
 import re
+import secrets
 import shutil
 import socket
 import tempfile
@@ -154,9 +156,14 @@ def fresh_folder(out: Path) -> Iterator[Path]:
     try:
         yield folder
         old = folder.with_name(folder.name + "-old")
-        if out.exists():
-            out.rename(old)
-        folder.rename(out)
+        try:
+            if out.exists():
+                out.rename(old)
+            folder.rename(out)
+        except BaseException:
+            if old.exists() and not out.exists():
+                old.rename(out)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -174,12 +181,28 @@ def _beside(out: Path) -> Path:
     raise ArtifactError(f"{out.parent}: disappears as soon as it is made")
 
 
+def write_whole(file: Path, text: str) -> None:
+    """Write a file of text that appears whole or not at all, in the place of what is there. As `fresh_folder` for folders."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    remove_stale(file)
+    part = file.with_name(f"{_temporary(file)}{_owner()}-{secrets.token_hex(4)}")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def remove_stale(out: Path) -> None:
-    """Remove the temporary folders of `out` whose processes are gone."""
+    """Remove the temporary folders and files of `out` whose processes are gone."""
     prefix = _temporary(out)
-    for stale in out.parent.glob(f"{prefix}*"):
-        if not _owner_alive(stale, stale.name.removeprefix(prefix)):
+    for stale in out.parent.glob(f"{glob.escape(prefix)}*"):
+        if _owner_alive(stale, stale.name.removeprefix(prefix)):
+            continue
+        if stale.is_dir():
             shutil.rmtree(stale, ignore_errors=True)
+        else:
+            stale.unlink(missing_ok=True)
 
 
 def _temporary(out: Path) -> str:

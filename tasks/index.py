@@ -9,6 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from neuronlens.artifact import write_whole
 from neuronlens.errors import NeuronLensError
 from neuronlens.report.index import Entry, added, entry, index_html, key_of, read
 from tasks.around import Around, around
@@ -37,9 +38,7 @@ def put_in_index(found: Around, root: Path, *, anew: bool = False) -> bool:
             return False
         if not whole:
             entries = _with_stored(root, entries, but=key)
-        part = file.with_name(f".{file.name}.part")
-        part.write_text(index_html(added(entries, _entry(found, root))), encoding="utf-8")
-        part.replace(file)
+        write_whole(file, index_html(added(entries, _entry(found, root))))
     return not whole
 
 

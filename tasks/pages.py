@@ -23,7 +23,6 @@ from tasks.ignored import keep_out_of_git
 from tasks.index import put_in_index
 from tasks.lineage import command, recorded
 from tasks.surroundings import COMPARISONS, INDEX, basis_of, link, with_basis
-from tasks.whole import write_whole
 
 _GENERATOR = b'<meta name="generator" content="NeuronLens">'
 _IGNORED = "# Pages, which neuronlens report writes anew.\n"
@@ -128,4 +127,4 @@ def _write(page: Path, text: str) -> None:
         raise UserError(
             "is no page of NeuronLens", where=str(page), cure="Name another file with --out, or move it away."
         )
-    write_whole(page, text)
+    artifact.write_whole(page, text)

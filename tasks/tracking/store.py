@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from neuronlens.artifact import write_whole
 from neuronlens.errors import NeuronLensError, redacted
 from tasks.versioning import LOCKS, Workspace
 
@@ -194,11 +195,7 @@ class Store:
     def _remember(self, key: str, run: str) -> None:
         if self.workspace is None:
             return
-        file = _notes(self.workspace)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(f".{os.getpid()}")
-        part.write_text(json.dumps({self.uri: self._remembered() | {key: run}}))
-        part.replace(file)
+        write_whole(_notes(self.workspace), json.dumps({self.uri: self._remembered() | {key: run}}))
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from neuronlens.artifact import MANIFEST, TIMING, _machine
 from neuronlens.stages import STAGES
+from tasks.versioning import Workspace
 from tests.faults.cells import COMPARE, HURT, PAGE, SIGNALS, Cell
 from tests.faults.injection import Injection, mortal_workers
 from tests.faults.runs import (
@@ -26,13 +27,10 @@ from tests.faults.runs import (
     everything,
     held_locks,
     hidden,
-    make_workspace,
-    remember,
 )
 
 RESUMED = re.compile(r"To resume: neuronlens \S+|[Rr]un the same command again")
 _IN_WORKSPACE = ("recorded", "locked")
-_LOST = 2  # parts that are under way at once: one writes while another reads
 
 
 @dataclass
@@ -53,17 +51,16 @@ class Cases:
     parts: Counter[str]
 
     @classmethod
-    def begin(cls, folder: Path, memory: Path) -> Cases:
+    def begin(cls, folder: Path) -> Cases:
         """Run what nobody disturbs."""
         (folder / "inputs").mkdir()
         runner = Runner.on_new_data(folder / "inputs")
         plain, versioned = folder / "undisturbed", folder / "versioned"
         plain.mkdir()
         versioned.mkdir()
-        make_workspace(versioned)
+        Workspace.create(versioned)
         for words in (runner.audit(), runner.compare()):
             _well(runner.run(words, plain))
-            remember(memory)
             if words[0] == "audit":
                 parts = Counter(plain.with_suffix(".parts").read_text().splitlines())
         _well(runner.run(runner.audit(), versioned))
@@ -97,7 +94,7 @@ class Cases:
             yield from (f"left by a run that has tidied up: {name}" for name in ([] if killed else hidden(here)))
         else:
             self._hurt(cell, here, words)
-        made = _stages(here) if cell.fault not in HURT else there - {cell.stage}
+        made = _stages(here) if disturbed else there - self._hurt_stages(cell)
         again = self.runner.run(words, here)
         if again.code != 0:
             yield f"the second run ends with {again.code}: {again.err}"
@@ -172,6 +169,13 @@ class Cases:
             _damage(cell.fault, folder / MANIFEST)
         else:
             _damage(cell.fault, folder if cell.fault == "deleted" else _data_file(folder))
+
+    @staticmethod
+    def _hurt_stages(cell: Cell) -> set[str]:
+        """Stages whose artifacts are no longer what they were."""
+        if cell.fault not in HURT or cell.moment == "part":
+            return set()
+        return {STAGES[cell.stage].needs[-1]} if cell.moment == "input" else {cell.stage}
 
     def _repeated(self, cell: Cell, here: Path) -> Iterator[str]:
         """Parts that were whole, and have been made once more."""

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import csv
 import errno
-import hashlib
 import json
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from unittest.mock import patch
@@ -23,18 +20,18 @@ from filelock import FileLock, Timeout
 
 from flows.cli import main
 from neuronlens.activations import store
-from neuronlens.artifact import TIMING
+from neuronlens.artifact import TIMING, finite, hash_value
+from neuronlens.pages.drawing import Figure
 from neuronlens.stages import STAGES
-from tasks.versioning import LOCKS, Workspace
+from tasks.versioning import LOCKS
 from tests.conftest import labelled, sentences
 from tests.faults.injection import note_parts
 from tests.models import save_checkpoint
 
-AUDIT, COMPARED = "audits/one", "comparisons/one--one"
+AUDIT, COMPARED = "audits/one", "comparisons/compare"
 _HEAVY = (
     "dvc.repo",
     "flows.console",
-    "mlflow",
     "neuronlens.comparison.document",
     "neuronlens.evaluation.sweep",
     "neuronlens.plan",
@@ -71,36 +68,20 @@ class Ended:
         return ([""] + self.err.strip().splitlines())[-1]
 
 
-def prepare_process(memory: Path) -> None:
-    """Import what a run imports, so that no child has to; charts are drawn once and remembered in a folder."""
+def prepare_process() -> None:
+    """Import what a run imports, so that no child has to. What takes longer than all the rest of an audit, and has tests of its own, is left
+    out: the renderer of charts, and MLflow.
+    """
     torch.set_num_threads(1)
     for module in _HEAVY:
         import_module(module)
-    import vl_convert
-
-    memory.mkdir()
-    for name in ("vega_to_svg", "vegalite_to_vega"):  # starting the renderer takes longer than all the rest of an audit
-        patch.object(vl_convert, name, partial(_remembered, getattr(vl_convert, name), memory)).start()
+    patch.object(Figure, "svg", _no_chart).start()
+    patch("tasks.tracking.record", lambda *_, **__: None).start()
     patch.object(store, "_SHARD_BYTES", 4 * 24 * 4).start()  # a shard holds few rows, so that there are several
 
 
-_drawn: dict[str, object] = {}
-
-
-def _remembered(draw: Callable[..., object], memory: Path, spec: object, **arguments: object) -> object:
-    key = hashlib.sha256(json.dumps([draw.__name__, spec], sort_keys=True, default=str).encode()).hexdigest()
-    if key not in _drawn:
-        _drawn[key] = draw(spec, **arguments)
-        with suppress(OSError):
-            with os.fdopen(os.open(memory / key, os.O_CREAT | os.O_EXCL | os.O_WRONLY), "w") as file:
-                file.write(json.dumps(_drawn[key]))
-    return _drawn[key]
-
-
-def remember(memory: Path) -> None:
-    """Take what children have drawn into this process, from which later ones are forked."""
-    for file in memory.iterdir():
-        _drawn[file.name] = json.loads(file.read_text())
+def _no_chart(figure: Figure) -> str:
+    return f"<svg><text>{hash_value(finite(figure.data))}</text></svg>"
 
 
 @dataclass(frozen=True)
@@ -223,13 +204,6 @@ def held_locks(here: Path) -> Iterator[str]:
     rwlock = here / ".dvc/tmp/rwlock"
     if rwlock.is_file() and any((json.loads(rwlock.read_text() or "{}")).values()):
         yield rwlock.read_text()
-
-
-def make_workspace(here: Path, database: Path | None = None) -> None:
-    """A workspace, with MLflow's tables in it where somebody has made them."""
-    Workspace.create(here)
-    if database is not None:
-        shutil.copy(database, here / "mlflow.db")
 
 
 def dead_process() -> int:

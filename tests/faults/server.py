@@ -17,8 +17,8 @@ from tests.faults.runs import prepare_process
 
 def main(folder: Path) -> None:
     """Until there are no more cells."""
-    prepare_process(folder / "drawn")
-    cases = Cases.begin(folder, folder / "drawn")
+    prepare_process()
+    cases = Cases.begin(folder)
     for line in sys.stdin:
         try:
             found = cases.problems(Cell(**json.loads(line)))
