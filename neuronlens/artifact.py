@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 TIMING = "timing.json"
+_DIGEST = "digest"  # of all that a manifest says beside it
 _LIBRARIES = ("neuronlens", "torch", "transformers", "numpy", "scipy", "pyarrow")
 
 
@@ -279,7 +280,7 @@ def write_manifest(
         "files": files,
         "versions": library_versions(),
     }
-    write_json(folder / MANIFEST, manifest)
+    write_json(folder / MANIFEST, manifest | {_DIGEST: hash_value(manifest)})
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -302,12 +303,18 @@ def content_hash(folder: Path) -> str:
     return hash_value(read_manifest(folder)["files"])
 
 
+def manifest_hash(folder: Path) -> str:
+    """Identity of an artifact and of all that its manifest tells of it, for who tells it on."""
+    return hash_value(read_manifest(folder))
+
+
 def is_intact(folder: Path) -> bool:
-    """Whether every file the manifest names is there with the bytes it had."""
+    """Whether the manifest is as it was written, and every file it names is there with the bytes it had."""
     with contextlib.suppress(ArtifactError, OSError):
-        files = read_manifest(folder)["files"]
-        return all(
+        manifest = read_manifest(folder)
+        digest = manifest.pop(_DIGEST, None)  # earlier versions wrote none
+        return digest in (None, hash_value(manifest)) and all(
             (folder / name).stat().st_size == known["bytes"] and hash_file(folder / name) == known["sha256"]
-            for name, known in files.items()
+            for name, known in manifest["files"].items()
         )
     return False

@@ -56,6 +56,10 @@ class ArtifactError(NeuronLensError):
     """A stored artifact is damaged, or was written by a newer version."""
 
 
+class InputsChangedError(NeuronLensError):
+    """What a stage reads was changed while it ran, so that its result belongs to neither state."""
+
+
 class NonFiniteActivationError(NeuronLensError):
     """An activation or a logit is NaN or infinite; statistics over it would be meaningless."""
 

@@ -17,7 +17,7 @@ from neuronlens import artifact, methods
 from neuronlens.checkpoint import close_checkpoint, identify_checkpoint
 from neuronlens.config import Config
 from neuronlens.dataset import dataset_fingerprint, locate_dataset
-from neuronlens.errors import ArtifactError, DatasetError, UserError
+from neuronlens.errors import ArtifactError, DatasetError, InputsChangedError, UserError
 from neuronlens.parts import Mapper, Parts, in_threads
 
 OUTSIDE = ("checkpoint", "dataset", "auxiliary", "questions")
@@ -38,6 +38,7 @@ class Stage:
         outside: what it reads from outside the audit: `checkpoint`, `dataset`, `auxiliary`, `questions`.
         method: version of the method, see `neuronlens.methods`.
         in_parts: whether its work is done in parts that outlive an interruption.
+        retells: whether it tells what the manifests before it say, and not only what lies beside them.
     """
 
     name: str
@@ -47,6 +48,15 @@ class Stage:
     outside: tuple[str, ...] = ()
     method: int = field(kw_only=True)
     in_parts: bool = field(default=False, kw_only=True)
+    retells: bool = field(default=False, kw_only=True)
+
+    def identity(self, before: Path) -> str:
+        """Of the artifact of a stage before it, as far as this one depends on it.
+
+        Raises:
+            ArtifactError: it is not there.
+        """
+        return artifact.manifest_hash(before) if self.retells else artifact.content_hash(before)
 
     def run(self, config: Config, inputs: Mapping[str, Path], out: Path, parts: Parts) -> dict[str, object]:
         """Call the stage's function."""
@@ -114,6 +124,7 @@ STAGES: Mapping[str, Stage] = {
             ("preset", "checkpoint", "dataset", "extract", "fit", "interventions", "evaluate", "seed"),
             ("checkpoint", "dataset"),
             method=methods.REPORT,
+            retells=True,
         ),
     )
 }
@@ -154,7 +165,7 @@ def stage_inputs(stage: Stage, config: Config, audit: Path) -> dict[str, str]:
         UserError: an input from outside is missing.
         ArtifactError: an earlier stage has not been run.
     """
-    return identities(config, stage.outside) | {name: artifact.content_hash(audit / name) for name in stage.needs}
+    return identities(config, stage.outside) | {name: stage.identity(audit / name) for name in stage.needs}
 
 
 def identities(config: Config, names: Iterable[str] = OUTSIDE) -> dict[str, str]:
@@ -205,6 +216,9 @@ def compute_stage(name: str, config: Config, audit: Path, mapper: Mapper = in_th
 
     Returns:
         Seconds it took.
+
+    Raises:
+        InputsChangedError: what it reads changed while it ran.
     """
     stage, out = STAGES[name], audit / name
     inputs, params = stage_inputs(stage, config, audit), stage_params(stage, config)
@@ -214,6 +228,9 @@ def compute_stage(name: str, config: Config, audit: Path, mapper: Mapper = in_th
     parts = Parts.of(out, key, mapper)
     with artifact.fresh_folder(out) as folder:
         facts = stage.run(config, {need: audit / need for need in stage.needs}, folder, parts)
+        if stage_inputs(stage, config, audit) != inputs:
+            parts.clear()  # they bear the name of what was there before, and nobody knows what they were made of
+            raise InputsChangedError(f"what {name} reads changed while it ran; run the same command again")
         artifact.write_manifest(folder, stage=name, method=stage.method, inputs=inputs, params=params, facts=facts)
         seconds = time.perf_counter() - start
         artifact.write_json(

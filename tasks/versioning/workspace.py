@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock
 
-from neuronlens.errors import NeuronLensError, UserError, redacted
+from neuronlens.errors import InputsChangedError, UserError, redacted
 from tasks.versioning.records import (
     checked_out,
     create_stage_of,
@@ -55,10 +55,6 @@ LOCKS = "tmp/neuronlens"
 _GIVEN = "given"  # name of a remote that is known by its address alone
 
 _threads = RLock()
-
-
-class InputsChangedError(NeuronLensError):
-    """What a stage reads was changed while it ran, so that its result belongs to neither state."""
 
 
 @dataclass(frozen=True)

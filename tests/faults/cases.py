@@ -122,11 +122,10 @@ class Cases:
         elif cell.moment in _IN_WORKSPACE:
             shutil.rmtree(here / ".dvc/cache")  # or DVC would restore what is gone
             self._remove(cell.stage, here)
-        elif cell.fault in HURT and cell.moment in ("data", "manifest"):
-            pass
-        elif cell.fault == "stale-lock" and cell.moment == "after":
-            pass
-        else:
+        elif not (cell.fault in HURT and cell.moment in ("data", "manifest")) and (
+            cell.fault,
+            cell.moment,
+        ) != ("stale-lock", "after"):
             self._remove(cell.stage, here)
         if cell.moment == "exchanged" and cell.stage not in (PAGE, COMPARE):  # an old artifact, which is another one
             shutil.copytree(self.undisturbed / AUDIT / cell.stage, here / AUDIT / cell.stage)

@@ -65,12 +65,13 @@ class Ended:
     @property
     def last(self) -> str:
         """The last line of its complaints."""
-        return ([""] + self.err.strip().splitlines())[-1]
+        return ["", *self.err.strip().splitlines()][-1]
 
 
 def prepare_process() -> None:
-    """Import what a run imports, so that no child has to. What takes longer than all the rest of an audit, and has tests of its own, is left
-    out: the renderer of charts, and MLflow.
+    """Import what a run imports, so that no child has to.
+
+    What takes longer than all the rest of an audit, and has tests of its own, is left out: the renderer of charts, and MLflow.
     """
     torch.set_num_threads(1)
     for module in _HEAVY:

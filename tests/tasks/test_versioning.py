@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from neuronlens.errors import UserError
-from tasks.versioning import InputsChangedError, Workspace
+from neuronlens.errors import InputsChangedError, UserError
+from tasks.versioning import Workspace
 from tests.tasks.conftest import STAGES, Toy
 
 CURRENT = ("current", "nothing it depends on has changed")
