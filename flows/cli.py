@@ -14,7 +14,7 @@ from io import TextIOWrapper
 import typer
 
 from flows.verbs import app
-from neuronlens.errors import NeuronLensError
+from neuronlens.errors import NeuronLensError, printable
 from tasks.environment import set_environment
 
 _CURES = {
@@ -48,6 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except OSError as error:
         if error.errno not in _CURES:
+            damage = _damage(arguments)
+            if damage is not None:
+                _complain(damage)
+                return 3
             traceback.print_exc()
         _complain(
             f"{error.strerror or error}: {error.filename or 'while writing'}. {_CURES.get(error.errno or 0, 'The run broke')}; "
@@ -58,6 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if _began_with_signal(error):
             code = 130
         else:
+            damage = _damage(arguments)
+            if damage is not None:
+                _complain(damage)
+                return 3
             traceback.print_exc()
             _complain(f"the run broke; what is finished is kept. To resume: {resume}")
             return 3
@@ -81,5 +89,12 @@ def _began_with_signal(error: BaseException) -> bool:
     return any(isinstance(each, KeyboardInterrupt) or type(each).__name__ == "TerminationSignal" for each in chain)
 
 
+def _damage(arguments: Sequence[str]) -> str | None:
+    """What is wrong with what is stored, which a verb has stumbled over; None where nothing is, and the verb is to blame."""
+    from tasks.damage import damage_here
+
+    return damage_here(arguments)
+
+
 def _complain(message: str) -> None:
-    typer.echo(f"neuronlens: {' '.join(message.split())}", err=True)
+    typer.echo(f"neuronlens: {printable(' '.join(message.split()))}", err=True)

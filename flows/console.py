@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -39,9 +38,8 @@ def show_stages(stream: TextIO) -> None:
     log.propagate = False
 
 
-def show_results(file: Path) -> None:
+def show_results(audit: Mapping[str, Any]) -> None:
     """Print the main rows of an audit.json; its warnings go to stderr."""
-    audit: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     rows = result_rows(audit)
     table = _table(rows)
     console = _console(table)

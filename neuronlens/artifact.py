@@ -97,7 +97,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise damaged(path, error) from error
 
 
@@ -287,15 +287,51 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of an artifact.
 
     Raises:
-        ArtifactError: no manifest, or one of a newer schema than this version reads.
+        ArtifactError: no manifest, one of a newer schema than this version reads, or one that is none.
     """
-    manifest: dict[str, Any] = read_json(folder / MANIFEST)
-    version = manifest.get("schema_version")
-    if not isinstance(version, int) or version > SCHEMA_VERSION:
-        raise ArtifactError(
-            f"{folder / MANIFEST}: schema version {version} is newer than {SCHEMA_VERSION}, the newest this NeuronLens reads; upgrade it"
-        )
+    file = folder / MANIFEST
+    manifest = read_versioned(file, SCHEMA_VERSION)
+    for name, kind in _MANIFEST.items():
+        if not isinstance(manifest.get(name), kind):
+            raise damaged(file, TypeError(f"{name} is not what it has to be"))
+    for name, known in manifest["files"].items():
+        if (
+            not isinstance(known, dict)
+            or not isinstance(known.get("bytes"), int)
+            or not isinstance(known.get("sha256"), str)
+        ):
+            raise damaged(file, TypeError(f"what it says of the file {name} is not what it has to be"))
+        if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+            raise damaged(file, ValueError(f"the file {name} lies outside of its folder"))
     return manifest
+
+
+# name -> type of what a manifest says, but for its version
+_MANIFEST = {
+    **{"stage": str, "method": int, "key": str},
+    **dict.fromkeys(("inputs", "params", "facts", "files", "versions"), dict),
+}
+
+
+def read_versioned(file: Path, newest: int) -> dict[str, Any]:
+    """A JSON object that says which version of its schema it follows.
+
+    Args:
+        newest: version that this NeuronLens reads.
+
+    Raises:
+        ArtifactError: the file is missing, is no such object, or of a newer version.
+    """
+    found = read_json(file)
+    version = found.get("schema_version") if isinstance(found, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise damaged(file, TypeError("it does not say which version of its schema it follows"))
+    if version > newest:
+        raise ArtifactError(
+            f"{file}: schema version {version} is newer than {newest}, the newest this NeuronLens reads; upgrade it"
+        )
+    known: dict[str, Any] = found
+    return known
 
 
 def content_hash(folder: Path) -> str:

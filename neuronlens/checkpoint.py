@@ -17,7 +17,7 @@ from neuronlens.autoencoder_file import identify_autoencoder, load_autoencoder
 from neuronlens.config import CheckpointParams
 from neuronlens.errors import CheckpointError
 from neuronlens.families import FAMILIES, Family
-from neuronlens.saved import PICKLES, TOKENIZER, fingerprint_of, identity_files, locate, read_config
+from neuronlens.saved import PICKLES, TOKENIZER, fingerprint_of, foreign, identity_files, locate, read_config
 from neuronlens.sites import COMPONENTS, Site, family_of, layer_count, site_width
 from neuronlens.structure import differences, hold, tell
 
@@ -72,10 +72,9 @@ class Checkpoint:
                 where=str(self.path),
                 cure="Save it beside the weights: tokenizer.save_pretrained(folder).",
             )
-        try:
+        with foreign("the tokenizer cannot be used", self.path, "Save it again: tokenizer.save_pretrained(folder)."):
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.path, trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as error:
-            raise CheckpointError(f"the tokenizer cannot be loaded ({error})", where=str(self.path)) from error
+            tokenizer("a text")  # some are loaded whatever they hold, and break on the first
         return tokenizer
 
     @cached_property
@@ -87,23 +86,21 @@ class Checkpoint:
                 random, and an audit of random weights looks like any other.)
         """
         import torch
-        from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
         loader = AutoModelForSequenceClassification if self.kind == "classifier" else AutoModelForCausalLM
         dtype: Any = self.dtype if self.dtype == "auto" else getattr(torch, self.dtype)
-        try:
-            with _quietly():
-                loaded: Any = loader.from_pretrained(
-                    self.path,
-                    dtype=dtype,
-                    use_safetensors=True,
-                    trust_remote_code=False,
-                    output_loading_info=True,
-                    **_spread(self.device_map),
-                )
-        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-            raise CheckpointError(f"the weights cannot be loaded ({error})", where=str(self.path)) from error
+        spread = _spread(self.device_map)
+        cure = "Copy the checkpoint again, or save it whole: model.save_pretrained(folder)."
+        with foreign("the weights cannot be loaded", self.path, cure), _quietly():
+            loaded: Any = loader.from_pretrained(
+                self.path,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **spread,
+            )
         model, info = loaded
         if info["missing_keys"]:
             missing = sorted(info["missing_keys"])
@@ -229,13 +226,11 @@ def load_checkpoint(
     from transformers import AutoConfig
 
     _refuse_foreign_code(folder, raw)
-    try:
+    with foreign("config.json cannot be used", folder, "Copy the checkpoint again."):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"config.json cannot be used ({error})", where=str(folder)) from error
-    if family:
-        tell(config, family)
-    _refuse_what_cannot_run(folder, raw, config, kind)
+        if family:
+            tell(config, family)
+        _refuse_what_cannot_run(folder, raw, config, kind)
     fingerprint, autoencoders = fingerprint_of(folder), {}
     if sae is not None:
         places = _autoencoder_places(sae)

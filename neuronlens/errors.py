@@ -8,13 +8,16 @@ from difflib import get_close_matches
 
 
 class NeuronLensError(Exception):
-    """Base of every error the library raises on purpose.
+    """Base of every error the library raises on purpose. Its text is one line that does nothing to a terminal and opens nothing.
 
     Attributes:
         exit_code: what the command line exits with (2: usage or configuration, 3: the run broke).
     """
 
     exit_code = 3
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(redacted(printable(" ".join(text.split()))))
 
 
 class UserError(NeuronLensError):
@@ -24,8 +27,8 @@ class UserError(NeuronLensError):
 
     def __init__(self, what: str, *, where: str | None = None, cure: str | None = None) -> None:
         self.what, self.where, self.cure = what, where, cure
-        text = f"{where}: {what}" if where else what
-        super().__init__(redacted(" ".join((text + (f". {cure}" if cure else "")).split())))
+        text = _cut(what)
+        super().__init__((f"{_cut(where)}: {text}" if where else text) + (f". {cure}" if cure else ""))
 
 
 class ConfigError(UserError):
@@ -75,6 +78,22 @@ _KEYS = re.compile(r"(?i)(?<=[?&])(\w*(?:sig|signature|token|secret|password|key
 def redacted(text: str) -> str:
     """A text without what addresses may carry: a name and password before the host, a token or signature behind it."""
     return _KEYS.sub(r"\1=***", _CREDENTIALS.sub("***", text))
+
+
+def printable(text: str) -> str:
+    """A text, which may quote a file, with what does something to a terminal spelt out, such as `\\x1b`."""
+    return (
+        text
+        if text.isprintable()
+        else "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    )
+
+
+_LONGEST = 1000  # characters of a value, or of a place, that are told
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -119,8 +119,11 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
 def _lines(text: str, path: Path) -> Iterator[tuple[tuple[str, ...], str]]:
     """(key path, file:line) of every key."""
 
+    seen: set[int] = set()  # what is named again and again would take forever to spell out
+
     def walk(node: yaml.Node | None, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
-        if isinstance(node, yaml.MappingNode):
+        if isinstance(node, yaml.MappingNode) and id(node) not in seen:
+            seen.add(id(node))
             for key, value in node.value:
                 inner = (*keys, str(key.value))
                 yield inner, f"{path}:{key.start_mark.line + 1}"

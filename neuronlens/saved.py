@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from neuronlens.artifact import hash_files, read_json, slug
-from neuronlens.errors import ArtifactError, CheckpointError
+from neuronlens.errors import ArtifactError, CheckpointError, NeuronLensError
 from neuronlens.hub import hub_errors
 
 # What decides a model's behaviour. Optimizer states, training logs and model cards beside them do not.
@@ -86,6 +88,22 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError("is no JSON object", where=str(file), cure="Copy the checkpoint again.")
     raw["model_type"] = str(raw.get("model_type"))
     return raw
+
+
+@contextmanager
+def foreign(what: str, where: Path, cure: str) -> Iterator[None]:
+    """Around what transformers and its like do with files that anybody may have written.
+
+    Raises:
+        CheckpointError: they stumbled. Over such files they do in every way, and what is written in Rust panics, which is no `Exception`.
+    """
+    try:
+        yield
+    except (NeuronLensError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        told = str(error).strip() or type(error).__name__
+        raise CheckpointError(f"{what} ({told})", where=str(where), cure=cure) from error
 
 
 def fingerprint_of(folder: Path) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from neuronlens.artifact import read_json
+from neuronlens.artifact import read_json, read_manifest
 from neuronlens.errors import ArtifactError
 from tasks.lines import Line, lines_of
 
@@ -97,12 +97,12 @@ def _asked(connection: duckdb.DuckDBPyConnection, query: str, parameters: dict[s
 def _audit(folder: Path) -> dict[str, Any] | None:
     """A row of an audit; None where it is not finished."""
     try:
-        facts = read_json(folder / "prepare" / "manifest.json")["facts"]
-        extracted = read_json(folder / "extract" / "manifest.json")["facts"]
-        evaluated = read_json(folder / "evaluate" / "manifest.json")["facts"]
-        report = read_json(folder / "report" / "manifest.json")
+        facts, extracted, evaluated = (
+            read_manifest(folder / name)["facts"] for name in ("prepare", "extract", "evaluate")
+        )
+        report = read_manifest(folder / "report")
         numbers = read_json(folder / "report" / "metrics.json")
-    except (ArtifactError, KeyError):
+    except ArtifactError:
         return None
     verdicts = report["facts"]["verdicts"]
     method = (

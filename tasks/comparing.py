@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from neuronlens import artifact, methods
-from neuronlens.comparison import CHANGES, COMPARISON
+from neuronlens.comparison import CHANGES, COMPARISON, SCHEMA_VERSION
 from neuronlens.comparison.document import compare
 from neuronlens.comparison.gates import Judged, judge_gates
 from neuronlens.comparison.stored import StoredAudit
 from neuronlens.comparison.transfer import transfer
 from neuronlens.config import Config, GateParams
 from neuronlens.errors import ArtifactError
+from neuronlens.report.finished import audit_of
 from tasks.surroundings import place_of
 
 
@@ -42,8 +43,7 @@ def stored(a: Path, b: Path, folder: Path, *, seed: int = 0) -> dict[str, Any] |
     }
     if not _is_of(folder, wanted, {"seed": seed}):
         return None
-    found: dict[str, Any] = artifact.read_json(folder / COMPARISON)
-    return found
+    return artifact.read_versioned(folder / COMPARISON, SCHEMA_VERSION)
 
 
 def transferred(a: Path, b: Path, config: Config, out: Path | None = None) -> tuple[Path, dict[str, Any]]:
@@ -81,7 +81,7 @@ def judged(
     Raises:
         ConfigError: a gate names no known number.
     """
-    document = None if comparison is None else artifact.read_json(comparison / COMPARISON)
+    document = None if comparison is None else artifact.read_versioned(comparison / COMPARISON, SCHEMA_VERSION)
     if document and comparison and any(gate.method for gate in gates.values()):  # others' changes stand in the table
         document |= {"changes": artifact.read_table(comparison / CHANGES).to_pylist()}
-    return judge_gates(gates, artifact.read_json(audit / "report" / "audit.json"), document, first=first)
+    return judge_gates(gates, audit_of(audit), document, first=first)

@@ -22,6 +22,7 @@ from neuronlens.errors import UserError
 from tasks.versioning import LOCKS
 
 LINES, RECORD = "lines", "record.jsonl"
+_GATE = {"verdict", "waived"}  # what everybody asks of a gate
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,8 @@ class Line:
             if not text.endswith(b"\n"):
                 return
             try:
-                yield Decision(**json.loads(text))
-            except (ValueError, TypeError) as error:
+                yield _checked(Decision(**json.loads(text)))
+            except (ValueError, TypeError, RecursionError) as error:
                 raise UserError(
                     f"is no decision ({error})",
                     where=f"{file}:{number}",
@@ -143,6 +144,28 @@ class Line:
             yield
         finally:
             lock.release()
+
+
+def _checked(decision: Decision) -> Decision:
+    """A decision that was read.
+
+    Raises:
+        TypeError: a field of it is not what it has to be.
+    """
+    texts = (decision.audit, decision.fingerprint, decision.before, decision.error)
+    known = isinstance(decision.order, int) and not isinstance(decision.order, bool) and abs(decision.order) < 1 << 63
+    known &= all(isinstance(text, str) for text in (decision.checkpoint, decision.key, decision.at))
+    known &= all(text is None or isinstance(text, str) for text in texts)
+    known &= decision.outcome in ("audited", "same", "error")
+    # the name of a folder, and never the way to one
+    known &= all(text is None or slug(text, "") == text for text in (decision.audit, decision.before))
+    if (
+        not known
+        or not isinstance(decision.gates, list)
+        or not all(isinstance(gate, dict) and _GATE <= {*gate} for gate in decision.gates)
+    ):
+        raise TypeError("one of its fields is not what it has to be")
+    return decision
 
 
 def lines_of(root: Path) -> list[str]:

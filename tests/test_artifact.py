@@ -236,10 +236,46 @@ def test_touching_a_file_is_no_damage(tmp_path):
     assert is_intact(folder)
 
 
-@pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, None, "1"])
-def test_a_newer_schema_is_refused(tmp_path, version):
-    folder = made(tmp_path / "a")
-    write_json(folder / MANIFEST, {**read_json(folder / MANIFEST), "schema_version": version})
-    with pytest.raises(ArtifactError, match=rf"schema version {version} is newer than {SCHEMA_VERSION}.*upgrade"):
+def spoilt(folder: Path, **changed: object) -> Path:
+    write_json(folder / MANIFEST, {**read_json(folder / MANIFEST), **changed})
+    return folder
+
+
+def test_a_newer_schema_is_refused(tmp_path):
+    folder = spoilt(made(tmp_path / "a"), schema_version=SCHEMA_VERSION + 1)
+    with pytest.raises(
+        ArtifactError, match=rf"schema version {SCHEMA_VERSION + 1} is newer than {SCHEMA_VERSION}.*upgrade"
+    ):
         read_manifest(folder)
     assert not is_intact(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        *(("schema_version", value, "does not say which version") for value in (None, "1", True, 0, 1.0)),
+        ("files", [], "files is not"),
+        ("files", {"text.txt": {"bytes": "3"}}, "the file text.txt is not"),
+        ("files", {"text.txt": 3}, "the file text.txt is not"),
+        *(
+            ("files", {name: {"bytes": 3, "sha256": "0"}}, "outside of its folder")
+            for name in ("../a/text.txt", "/etc/passwd", "a/../../b", "a\0b")
+        ),
+        ("facts", None, "facts is not"),
+        ("key", 3, "key is not"),
+    ],
+)
+def test_a_manifest_that_says_something_else_is_damaged(tmp_path, name, value, told):
+    folder = spoilt(made(tmp_path / "a"), **{name: value})
+    with pytest.raises(ArtifactError, match=rf"manifest\.json: cannot be read \(.*{told}.*delete its folder") as caught:
+        read_manifest(folder)
+    assert str(caught.value).isprintable()
+    assert not is_intact(folder)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "3", "", "\x00", '{"schema_version": 1' + "0" * 5000 + "}"])
+def test_json_that_is_no_manifest_is_damaged(tmp_path, text):
+    folder = made(tmp_path / "a")
+    (folder / MANIFEST).write_text(text)
+    with pytest.raises(ArtifactError, match=r"manifest\.json: cannot be read"):
+        read_manifest(folder)

@@ -25,6 +25,7 @@ def audit(
     """Audit a checkpoint on labelled text and write a report."""
     from flows import console
     from flows.engine import default_folder, run_audit, write_page
+    from neuronlens.report.finished import audit_of
 
     config = asked.config()
     folder = out or default_folder(config)
@@ -35,7 +36,7 @@ def audit(
     if as_json:
         typer.echo(document.read_bytes(), nl=False)
     else:
-        console.show_results(document)
+        console.show_results(audit_of(folder))
         typer.echo(f"\n{page}")
 
 
@@ -88,15 +89,16 @@ def show(
 ) -> None:
     """Show the results of an audit that is there."""
     from flows.console import show_results
-    from neuronlens.report.finished import document_of
+    from neuronlens.report.finished import audit_of, document_of
 
-    file = document_of(audit)
+    file, document = document_of(audit), audit_of(audit)
     if as_json:
         typer.echo(file.read_bytes(), nl=False)
-    else:
-        show_results(file)
-        pages = (audit / "index.html", audit / "report" / "report.html")
-        typer.echo(f"\n{next(page for page in pages if page.is_file())}")
+        return
+    show_results(document)
+    pages = (audit / "index.html", audit / "report" / "report.html")
+    page = next((page for page in pages if page.is_file()), None)
+    typer.echo(f"\n{page or f'there is no page of it yet: neuronlens report {audit} writes one'}")
 
 
 def report(

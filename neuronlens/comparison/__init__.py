@@ -2,3 +2,4 @@
 
 COMPARISON, TRANSFER = "comparison.json", "transfer.json"
 CHANGES = "changes.parquet"
+SCHEMA_VERSION = 2  # of comparison.json

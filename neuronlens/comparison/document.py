@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from neuronlens import methods
 from neuronlens.artifact import finite, fresh_folder, hash_value, write_json, write_manifest, write_table
-from neuronlens.comparison import CHANGES, COMPARISON
+from neuronlens.comparison import CHANGES, COMPARISON, SCHEMA_VERSION
 from neuronlens.comparison.changes import Change, base_changes, corrected, edit_changes, text_changes
 from neuronlens.comparison.drift import STATES, Drift, drift, drift_table, range_states
 from neuronlens.comparison.movements import movements
@@ -25,7 +25,6 @@ from neuronlens.ranges.overlap import jaccard
 from neuronlens.ranges.saliency import top_set
 from neuronlens.sites import Site
 
-SCHEMA_VERSION = 2
 _FARTHEST = 20  # neurons listed per site
 
 Rows = list[dict[str, Any]]

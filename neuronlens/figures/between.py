@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuronlens.artifact import read_json, slug
-from neuronlens.comparison import COMPARISON
+from neuronlens.artifact import read_versioned, slug
+from neuronlens.comparison import COMPARISON, SCHEMA_VERSION
 from neuronlens.comparison.gates import beside
 from neuronlens.errors import UserError, did_you_mean
 from neuronlens.figures.results import Audit
@@ -174,5 +174,4 @@ def _read(comparison: Comparison) -> Mapping[str, Any]:
     file = Path(comparison) / COMPARISON
     if not file.is_file():
         raise UserError("holds no comparison", where=str(comparison), cure="neuronlens compare AUDIT OTHER makes one.")
-    found: Mapping[str, Any] = read_json(file)
-    return found
+    return read_versioned(file, SCHEMA_VERSION)

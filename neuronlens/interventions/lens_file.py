@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from neuronlens.artifact import canonical_json
-from neuronlens.errors import LensError, SiteError
+from neuronlens.errors import LensError, SiteError, printable
 from neuronlens.interventions.kinds import Intervention, LinearErasure
 from neuronlens.interventions.operators import LOOKED_AT, Target, parse_operator
 from neuronlens.sites import Site
@@ -267,5 +267,5 @@ def _expect(holds: bool, what: str) -> None:
 
 
 def _printable(said: object) -> str:
-    """Of what is told about a file, which may quote it, what does nothing to a terminal."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(said)[:300])
+    """What is told about a file, which may quote it at length."""
+    return printable(str(said)[:300])

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neuronlens.artifact import read_json, read_manifest
-from neuronlens.errors import ArtifactError, UserError, did_you_mean
+from neuronlens.artifact import read_manifest, read_versioned
+from neuronlens.errors import UserError, did_you_mean
 from neuronlens.report.document import SCHEMA_VERSION
 
 DOCUMENT = Path("report") / "audit.json"
@@ -25,12 +25,7 @@ def audit_of(audit: Mapping[str, Any] | Path | str) -> Mapping[str, Any]:
     """
     if isinstance(audit, Mapping):
         return audit
-    found: Mapping[str, Any] = read_json(document_of(Path(audit)))
-    version = found.get("schema_version")
-    if not isinstance(version, int) or version > SCHEMA_VERSION:
-        known = f"newer than {SCHEMA_VERSION}, the newest this NeuronLens reads"
-        raise ArtifactError(f"{Path(audit) / DOCUMENT}: schema version {version} is {known}; upgrade it")
-    return found
+    return read_versioned(document_of(Path(audit)), SCHEMA_VERSION)
 
 
 def document_of(folder: Path) -> Path:

@@ -14,7 +14,7 @@ from neuronlens.report.table import KIND_NAMES, result_rows
 
 def _shown(file: Path, columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
     monkeypatch.setenv("COLUMNS", str(columns))
-    show_results(file)
+    show_results(json.loads(file.read_text()))
     return capsys.readouterr().out
 
 
@@ -68,11 +68,10 @@ def test_what_several_sites_give_together_is_told(
     assert sum("together" in line for line in told) == 1
 
 
-def test_warnings_go_to_stderr(tmp_path: Path, audited: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_warnings_go_to_stderr(audited: Path, capsys: pytest.CaptureFixture[str]) -> None:
     audit = json.loads((audited / "report/audit.json").read_text())
     audit["trust"]["warnings"] = ["concept \x1b[31mred has 3 rows"]
-    (tmp_path / "audit.json").write_text(json.dumps(audit))
-    show_results(tmp_path / "audit.json")
+    show_results(audit)
     out, err = capsys.readouterr()
     assert err == "warning: concept \\u001b[31mred has 3 rows\n"
     assert "red" not in out
