@@ -154,20 +154,23 @@ def fresh_folder(out: Path) -> Iterator[Path]:
     remove_stale(out)
     folder = _beside(out)
     folder.chmod(0o755)  # mkdtemp's 0700 would hide a shared audit from team-mates
+    old = folder.with_name(folder.name + "-old")
     try:
         yield folder
-        old = folder.with_name(folder.name + "-old")
         try:
             if out.exists():
                 out.rename(old)
             folder.rename(out)
-        except BaseException:
-            if old.exists() and not out.exists():
-                old.rename(out)
+        except BaseException:  # between the two, the new one is as whole as the old one
+            for whole in (folder, old):
+                if whole.exists() and not out.exists():
+                    with contextlib.suppress(OSError):
+                        whole.rename(out)
             raise
-        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        if out.exists():
+            shutil.rmtree(old, ignore_errors=True)
         for parent in created:  # a run that failed leaves no empty folders either
             with contextlib.suppress(OSError):
                 parent.rmdir()

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from neuronlens.artifact import MANIFEST, TIMING, _machine
 from neuronlens.stages import STAGES
 from tasks.versioning import Workspace
@@ -94,7 +96,7 @@ class Cases:
             yield from (f"left by a run that has tidied up: {name}" for name in ([] if killed else hidden(here)))
         else:
             self._hurt(cell, here, words)
-        made = _stages(here) if disturbed else there - self._hurt_stages(cell)
+        made = _made(here, whole) if disturbed else there - self._hurt_stages(cell)
         again = self.runner.run(words, here)
         if again.code != 0:
             yield f"the second run ends with {again.code}: {again.err}"
@@ -107,10 +109,14 @@ class Cases:
         yield from (f"is gone: {name}" for name in sorted(paths - everything(here)))
         yield from (f"is still locked: {name}" for name in held_locks(here))
         yield from self._repeated(cell, here)
-        if cell.stage != COMPARE:
-            third = self.runner.run(words, here)
-            if {*third.stages.values()} != {"current"}:
-                yield f"a third run has to do something: {third.stages}"
+        if cell.moment in _IN_WORKSPACE:
+            told = json.loads(self.runner.run(["status", AUDIT, "--json"], here).out)
+            left = {made["stage"]: made["reason"] for made in told[0]["stages"] if made["outcome"] != "current"}
+        else:
+            third = {} if cell.stage == COMPARE else self.runner.run(words, here).stages
+            left = {name: outcome for name, outcome in third.items() if outcome != "current"}
+        if left:
+            yield f"a third run has to do something: {left}"
 
     def _set_back(self, cell: Cell, here: Path) -> None:
         """To the moment before the run that is disturbed."""
@@ -119,9 +125,6 @@ class Cases:
                 shutil.rmtree(here / COMPARED)
         elif cell.stage == PAGE:
             (here / AUDIT / "index.html").unlink()
-        elif cell.moment in _IN_WORKSPACE:
-            shutil.rmtree(here / ".dvc/cache")  # or DVC would restore what is gone
-            self._remove(cell.stage, here)
         elif not (cell.fault in HURT and cell.moment in ("data", "manifest")) and (
             cell.fault,
             cell.moment,
@@ -140,8 +143,13 @@ class Cases:
         names = list(STAGES)
         for name in names[names.index(stage) :]:
             shutil.rmtree(here / AUDIT / name)
-        for name in ("dvc.lock", "index.html"):
-            (here / AUDIT / name).unlink(missing_ok=True)
+        (here / AUDIT / "index.html").unlink(missing_ok=True)
+        lock = here / AUDIT / "dvc.lock"
+        if lock.exists():
+            known = yaml.safe_load(lock.read_text())
+            known["stages"] = {name: known["stages"][name] for name in names[: names.index(stage)]}
+            lock.write_text(yaml.safe_dump(known))
+            shutil.rmtree(here / ".dvc/cache/runs")  # or DVC would restore what is gone
 
     def _disturb(self, cell: Cell, here: Path, words: list[str]) -> Ended:
         fired = here.parent / f"{cell.name}.fired"
@@ -210,6 +218,16 @@ def _told_rightly(cell: Cell, ended: Ended) -> Iterator[str]:
 
 def _stages(here: Path) -> set[str]:
     return {name for name in STAGES if (here / AUDIT / name / MANIFEST).exists()}
+
+
+def _made(here: Path, whole: dict[str, bytes]) -> set[str]:
+    """Stages whose artifacts are what they shall be."""
+    found, wrong = artifacts(here), set()
+    for name in STAGES:
+        own = f"{AUDIT}/{name}/"
+        if any(path.startswith(own) and found.get(path) != content for path, content in whole.items()):
+            wrong.add(name)
+    return {*STAGES} - wrong
 
 
 def _never_half(here: Path, whole: dict[str, bytes]) -> Iterator[str]:

@@ -68,16 +68,20 @@ class Ended:
         return ["", *self.err.strip().splitlines()][-1]
 
 
-def prepare_process() -> None:
+def prepare_process(*, tracked: bool = False) -> None:
     """Import what a run imports, so that no child has to.
 
     What takes longer than all the rest of an audit, and has tests of its own, is left out: the renderer of charts, and MLflow.
+
+    Args:
+        tracked: MLflow is not left out.
     """
     torch.set_num_threads(1)
     for module in _HEAVY:
         import_module(module)
     patch.object(Figure, "svg", _no_chart).start()
-    patch("tasks.tracking.record", lambda *_, **__: None).start()
+    if not tracked:
+        patch("tasks.tracking.record", lambda *_, **__: None).start()
     patch.object(store, "_SHARD_BYTES", 4 * 24 * 4).start()  # a shard holds few rows, so that there are several
 
 
@@ -130,12 +134,15 @@ class Runner:
         """The words of a comparison into `COMPARED`."""
         return ["compare", AUDIT, AUDIT, "--out", COMPARED]
 
-    def start(self, words: list[str], here: Path, begin: Callable[[], None] = lambda: None) -> int:
+    def start(
+        self, words: list[str], here: Path, begin: Callable[[], None] = lambda: None, told: Path | None = None
+    ) -> int:
         """A child's pid.
 
         Args:
-            here: its current folder; what it says goes into files beside it.
+            here: its current folder.
             begin: is called first.
+            told: what it says goes into files of this name with endings of their own; beside the folder unless told otherwise.
         """
         child = os.fork()
         if child:
@@ -143,10 +150,10 @@ class Runner:
         code = 99
         try:
             for number, name in ((1, "out"), (2, "err")):
-                os.dup2(os.open(_told(here, name), os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
+                os.dup2(os.open(_told(told or here, name), os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             os.chdir(here)
-            note_parts(here.with_suffix(".parts"))
+            note_parts((told or here).with_suffix(".parts"))
             begin()
             code = main(words)
         finally:
@@ -156,7 +163,7 @@ class Runner:
 
     @staticmethod
     def wait(child: int, here: Path) -> Ended:
-        """For a child of this process."""
+        """For a child of this process, which has said what it said into files of this name."""
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         return Ended(code, _told(here, "out").read_text(), _told(here, "err").read_text())
 
