@@ -36,7 +36,8 @@ test: check ## All tests, after the checks.
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 faults: setup ## All cells of fault injection, of which `test` looks at a sample.
-	NEURONLENS_FAULTS=all $(BIN)/pytest -n $(WORKERS) tests/flows/test_faults.py tests/flows/test_kill.py
+	NEURONLENS_FAULTS=all $(BIN)/pytest -n $(WORKERS) tests/faults tests/flows/test_faults.py tests/flows/test_kill.py
+	$(BIN)/python -m tests.faults.cells
 
 # torch alone stays as it is pinned: the newest one may come with gigabytes of libraries for accelerators.
 ranges: setup ## Run flows on the newest releases that pyproject.toml admits, installed into .ranges without the lock file.

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -17,12 +18,14 @@ from neuronlens.artifact import (
     MANIFEST,
     SCHEMA_VERSION,
     TIMING,
+    _machine,
     canonical_json,
     content_hash,
     fresh_folder,
     hash_files,
     hash_value,
     is_intact,
+    manifest_hash,
     read_json,
     read_manifest,
     read_table,
@@ -31,6 +34,7 @@ from neuronlens.artifact import (
     write_json,
     write_manifest,
     write_table,
+    write_whole,
 )
 from neuronlens.errors import ArtifactError
 
@@ -120,6 +124,49 @@ def test_leftovers_of_dead_runs_are_removed_and_those_of_living_ones_kept(tmp_pa
     with fresh_folder(tmp_path / "fit"):
         pass
     assert {path.name for path in tmp_path.iterdir()} == {"fit", alive.name, other.name}
+
+
+@pytest.mark.parametrize(("error", "kept"), [(KeyboardInterrupt, "new"), (OSError, "old")])
+def test_an_exchange_that_is_interrupted_leaves_one_of_the_two(tmp_path, monkeypatch, error, kept):
+    """The new artifact, which is whole already; the old one, where the new one cannot take its place."""
+    out, rename = tmp_path / "fit", Path.rename
+    out.mkdir()
+    (out / "a").write_text("old")
+    tried = []
+
+    def failing(path, target):
+        if target == out and not path.name.endswith("-old"):
+            tried.append(path)
+            if error is OSError or len(tried) == 1:
+                raise error
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(error), fresh_folder(out) as folder:
+        (folder / "a").write_text("new")
+    assert (out / "a").read_text() == kept
+    assert [path.name for path in tmp_path.iterdir()] == ["fit"]
+
+
+def test_a_file_of_text_is_written_whole_and_leaves_nothing_beside_it(tmp_path, monkeypatch):
+    file = tmp_path / "deep" / "index.html"
+    write_whole(file, "old")
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (file.parent / f".index.html.tmp-{dead.pid}@{_machine()}-abc").write_text("ha")
+    write, full = Path.write_text, OSError(28, "No space left on device")
+
+    def half(path, text, **more):
+        write(path, text[: len(text) // 2], **more)
+        raise full
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", half)
+        with pytest.raises(OSError, match="No space"):
+            write_whole(file, "new")
+    assert {path.name: path.read_text() for path in file.parent.iterdir()} == {"index.html": "old"}
+    write_whole(file, "new")
+    assert {path.name: path.read_text() for path in file.parent.iterdir()} == {"index.html": "new"}
 
 
 # ---- values, hashes, names
@@ -227,6 +274,20 @@ def test_damage_is_noticed(tmp_path, damage):
     else:
         (folder / MANIFEST).unlink()
     assert not is_intact(folder)
+
+
+def test_a_manifest_that_says_something_else_is_damaged(tmp_path):
+    made(tmp_path)
+    before = content_hash(tmp_path), manifest_hash(tmp_path)
+    file = tmp_path / MANIFEST
+    known = json.loads(file.read_text())
+    write_json(file, known | {"facts": {"device": "another"}})
+    assert not is_intact(tmp_path)
+    assert content_hash(tmp_path) == before[0]
+    assert manifest_hash(tmp_path) != before[1]
+    del known["digest"]  # as earlier versions wrote it
+    write_json(file, known)
+    assert is_intact(tmp_path)
 
 
 def test_touching_a_file_is_no_damage(tmp_path):

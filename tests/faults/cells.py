@@ -12,6 +12,7 @@ A cell is one of `CELLS`. What is missing from the product of its columns cannot
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 from neuronlens.stages import STAGES
@@ -91,3 +92,19 @@ SAMPLE = [
     Cell("killed-worker", "evaluate", "during"),
     Cell("SIGKILL", "extract", "locked"),
 ]
+
+
+def main() -> None:
+    """Print how many cells there are, by fault and stage."""
+    stages = list(dict.fromkeys(cell.stage for cell in CELLS))
+    rows = [["", *stages, "all"]]
+    for fault in dict.fromkeys(cell.fault for cell in CELLS):
+        own = [cell.stage for cell in CELLS if cell.fault == fault]
+        rows.append([fault, *(str(own.count(stage)) for stage in stages), str(len(own))])
+    for row in rows:
+        sys.stdout.write(f"{row[0]:13} " + " ".join(f"{value:>8}" for value in row[1:]) + "\n")
+    sys.stdout.write(f"{len(CELLS)} cells of fault injection\n")
+
+
+if __name__ == "__main__":
+    main()

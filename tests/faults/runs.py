@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 import torch
@@ -23,7 +24,7 @@ from neuronlens.activations import store
 from neuronlens.artifact import TIMING, finite, hash_value
 from neuronlens.pages.drawing import Figure
 from neuronlens.stages import STAGES
-from tasks.versioning import LOCKS
+from tasks.versioning import LOCKS, Workspace
 from tests.conftest import labelled, sentences
 from tests.faults.injection import note_parts
 from tests.models import save_checkpoint
@@ -31,12 +32,16 @@ from tests.models import save_checkpoint
 AUDIT, COMPARED = "audits/one", "comparisons/compare"
 _HEAVY = (
     "dvc.repo",
+    "dvc.utils.strictyaml",
     "flows.console",
     "neuronlens.comparison.document",
     "neuronlens.evaluation.sweep",
     "neuronlens.plan",
     "neuronlens.ranges.fit",
     "neuronlens.report.page",
+    "pandas",
+    "pyarrow.csv",
+    "ruamel.yaml",
     "tasks.around",
     "tasks.pages",
     "transformers",
@@ -79,6 +84,8 @@ def prepare_process(*, tracked: bool = False) -> None:
     torch.set_num_threads(1)
     for module in _HEAVY:
         import_module(module)
+    with TemporaryDirectory() as folder:
+        Workspace.create(Path(folder)).look([])  # DVC imports most of itself when it is used
     patch.object(Figure, "svg", _no_chart).start()
     if not tracked:
         patch("tasks.tracking.record", lambda *_, **__: None).start()
