@@ -11,10 +11,10 @@ export TOKENIZERS_PARALLELISM := false
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup audit check test docs faults ranges notebook pictures bench bench-peers profile
+.PHONY: help setup audit check audit-dependencies test docs faults fuzz ranges notebook pictures bench bench-peers profile
 
 help: ## Show this list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready ## Make .venv, with everything pinned in requirements.lock and NeuronLens on top.
 
@@ -27,6 +27,10 @@ check: setup ## Lint, types, the order of the floors, and what is installed agai
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pip check
+	@$(TELL_UV); $(BIN)/python -m tests.advisories --seconds 9
+
+audit-dependencies: setup ## Look up known weaknesses of what is installed; `check` does where the index answers in seconds.
+	@$(TELL_UV); $(BIN)/python -m tests.advisories
 
 # Half of what a test of whole runs takes is waiting, for a server or for a process to start: one worker more than there are processors.
 WORKERS := $(shell n=$$(getconf _NPROCESSORS_ONLN); [ "$$n" -lt 4 ] && echo $$((n + 1)) || echo 4)
@@ -38,6 +42,9 @@ test: check ## All tests, after the checks.
 faults: setup ## All cells of fault injection, of which `test` looks at a sample.
 	NEURONLENS_FAULTS=all $(BIN)/pytest -n $(WORKERS) tests/faults tests/flows/test_faults.py tests/flows/test_kill.py
 	$(BIN)/python -m tests.faults.cells
+
+fuzz: setup ## Give more than 10,000 inputs of every kind to all that reads, of which `test` tries a sample; takes a quarter of an hour.
+	NEURONLENS_FUZZ=thorough $(BIN)/pytest -n $(WORKERS) tests/fuzz
 
 # torch alone stays as it is pinned: the newest one may come with gigabytes of libraries for accelerators.
 ranges: setup ## Run flows on the newest releases that pyproject.toml admits, installed into .ranges without the lock file.

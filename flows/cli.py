@@ -14,7 +14,7 @@ from io import TextIOWrapper
 import typer
 
 from flows.verbs import app
-from neuronlens.errors import NeuronLensError, printable
+from neuronlens.errors import NeuronLensError, printable, redacted
 from tasks.environment import set_environment
 
 _CURES = {
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if damage is not None:
                 _complain(damage)
                 return 3
-            traceback.print_exc()
+            sys.stderr.write(redacted(traceback.format_exc()))
         _complain(
             f"{error.strerror or error}: {error.filename or 'while writing'}. {_CURES.get(error.errno or 0, 'The run broke')}; "
             f"what is finished is kept. To resume: {resume}"
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if damage is not None:
                 _complain(damage)
                 return 3
-            traceback.print_exc()
+            sys.stderr.write(redacted(traceback.format_exc()))
             _complain(f"the run broke; what is finished is kept. To resume: {resume}")
             return 3
     if code == 130:
@@ -97,4 +97,4 @@ def _damage(arguments: Sequence[str]) -> str | None:
 
 
 def _complain(message: str) -> None:
-    typer.echo(f"neuronlens: {printable(' '.join(message.split()))}", err=True)
+    typer.echo(f"neuronlens: {redacted(printable(' '.join(message.split())))}", err=True)

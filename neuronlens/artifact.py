@@ -311,7 +311,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 # name -> type of what a manifest says, but for its version
 _MANIFEST = {
-    **{"stage": str, "method": int, "key": str},
+    "stage": str,
+    "method": int,
+    "key": str,
     **dict.fromkeys(("inputs", "params", "facts", "files", "versions"), dict),
 }
 

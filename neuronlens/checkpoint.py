@@ -360,12 +360,17 @@ def identify_checkpoint(params: CheckpointParams) -> tuple[str, str]:
     return name, fingerprint if params.sae is None else _together(fingerprint, _autoencoder_places(params.sae))
 
 
+# keys of config.json that may name compiled code on the hub, which transformers fetches and runs where the package `kernels` is there
+_IMPLEMENTATIONS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
+
+
 def _refuse_foreign_code(folder: Path, raw: dict[str, Any]) -> None:
     from transformers import CONFIG_MAPPING
 
-    if raw["model_type"] in CONFIG_MAPPING:
+    fetched = any("/" in str(raw.get(name, "")) for name in _IMPLEMENTATIONS)
+    if raw["model_type"] in CONFIG_MAPPING and not fetched:
         return
-    if raw.get("auto_map"):
+    if raw.get("auto_map") or fetched:
         raise CheckpointError(
             "needs code of its own, which is never run",
             where=str(folder / "config.json"),

@@ -5,8 +5,18 @@ from __future__ import annotations
 from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    field_serializer,
+    field_validator,
+)
 
+from neuronlens.errors import redacted
 from neuronlens.rules import Rule
 from neuronlens.values import (
     BatchTokens,
@@ -210,6 +220,11 @@ class RemoteParams(_Section):
         description="send an audit when it is complete; otherwise nothing is sent unless asked for",
     )
 
+    @field_serializer("url", when_used="json")
+    def _without_what_opens_it(self, value: str | None) -> str | None:
+        """What Prefect's server is told of a run are its parameters as JSON; the run itself has them as they are."""
+        return None if value is None else redacted(value)
+
 
 class RunnerParams(_Section):
     """Who makes the parts of extraction and evaluation; a text alone is the kind. No stage depends on it."""
@@ -231,6 +246,11 @@ class RunnerParams(_Section):
         description="dask: where workers that see none of this machine's files read and write, such as s3://bucket/folder (any address "
         "that fsspec knows); null: they see them",
     )
+
+    @field_serializer("address", "store", when_used="json")
+    def _without_what_opens_it(self, value: str | None) -> str | None:
+        """What Prefect's server is told of a run are its parameters as JSON; the run itself has them as they are."""
+        return None if value is None else redacted(value)
 
 
 class WaiverParams(_Section):

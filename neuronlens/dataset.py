@@ -172,11 +172,13 @@ def read_rows(file: Path) -> pa.Table:
         )
     try:
         table = reader(file)
+        table.validate(full=True)  # what calls itself text may be none
+        names = table.column_names
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DatasetError(
             f"cannot be read ({error})", where=str(file), cure="Check that row and the file's ending."
         ) from None
-    if table.num_rows == 0:
+    if not names or table.num_rows == 0:
         raise DatasetError("has no rows", where=str(file), cure="Name a file with labelled text.")
     return table
 
@@ -251,10 +253,17 @@ def freeze_hub_dataset(name: str, *, text: str, label: str, cache: Path | None =
         ) from None
     import pyarrow as pa
 
+    if "://" in name:
+        raise DatasetError("is an address and no name", where=_HUB + name, cure="Write hub:owner/name@revision.")
     hub_id, _, revision = name.partition("@")
     try:
         loaded: Mapping[str, Any] = datasets.load_dataset(hub_id, revision=revision or None)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        datasets.exceptions.DatasetsError,
+    ) as error:  # a script is a RuntimeError
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DatasetError(
             f"cannot be had from the hub ({reason})", where=_HUB + name, cure="Check the name and the network."

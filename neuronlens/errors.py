@@ -71,13 +71,14 @@ class OutOfMemoryError(NeuronLensError):
     """Not even a single row fits into the memory of the device."""
 
 
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+:[^/@\s]*(?=@)|(?<=https://)[^/@\s]+(?=@)")
+# one slash is what a path makes of two
+_CREDENTIALS = re.compile(r"(?i)(:/{1,2})[^/@\s]+:[^/@\s]*(?=@)|(?<=https)(:/{1,2})[^/@\s]+(?=@)")
 _KEYS = re.compile(r"(?i)(?<=[?&])(\w*(?:sig|signature|token|secret|password|key)\w*)=[^&\s'\")]+")
 
 
 def redacted(text: str) -> str:
     """A text without what addresses may carry: a name and password before the host, a token or signature behind it."""
-    return _KEYS.sub(r"\1=***", _CREDENTIALS.sub("***", text))
+    return _KEYS.sub(r"\1=***", _CREDENTIALS.sub(lambda found: f"{found[1] or found[2]}***", text))
 
 
 def printable(text: str) -> str:

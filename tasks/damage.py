@@ -1,5 +1,5 @@
-"""What is wrong with audits that are stored. It is looked for when something has broken on them: damage is told in a line, and what breaks on
-whole artifacts is a bug, which keeps its traceback.
+"""What is wrong with audits that are stored. It is looked for when something has broken on them: damage is told in a line, and what
+breaks on whole artifacts is a bug, which keeps its traceback.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from neuronlens.artifact import slug
-from neuronlens.errors import UserError
+from neuronlens.errors import UserError, redacted
 from tasks.versioning import LOCKS
 
 LINES, RECORD = "lines", "record.jsonl"
@@ -79,7 +79,7 @@ class Line:
         path = Path(source).expanduser()
         if path.is_dir():
             return cls(root, slug(path.resolve().name, "line"), str(path.resolve()))
-        return cls(root, slug(source.removeprefix("models:/").replace("/", "--"), "line"), source)
+        return cls(root, slug(redacted(source).removeprefix("models:/").replace("/", "--"), "line"), source)
 
     @property
     def folder(self) -> Path:
@@ -162,7 +162,7 @@ def _checked(decision: Decision) -> Decision:
     if (
         not known
         or not isinstance(decision.gates, list)
-        or not all(isinstance(gate, dict) and _GATE <= {*gate} for gate in decision.gates)
+        or not all(isinstance(gate, dict) and {*gate} >= _GATE for gate in decision.gates)
     ):
         raise TypeError("one of its fields is not what it has to be")
     return decision

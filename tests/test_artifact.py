@@ -297,7 +297,7 @@ def test_touching_a_file_is_no_damage(tmp_path):
     assert is_intact(folder)
 
 
-def spoilt(folder: Path, **changed: object) -> Path:
+def spoilt(folder, **changed):
     write_json(folder / MANIFEST, {**read_json(folder / MANIFEST), **changed})
     return folder
 

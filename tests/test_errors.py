@@ -38,6 +38,7 @@ def test_a_misspelt_name_gets_the_closest_or_all(word, cure):
         ("https://tok@host/a?sig=abc&x=1", "https://***@host/a?sig=***&x=1"),
         ("https://host/?access_token=t and more", "https://host/?access_token=*** and more"),
         ("ssh://me@host/folder", "ssh://me@host/folder"),
+        ("http:/me:pass@host/b, https:/tok@host", "http:/***@host/b, https:/***@host"),
         ("sqlite:////a/b.db, a@b:c", "sqlite:////a/b.db, a@b:c"),
     ],
 )

@@ -12,7 +12,7 @@ import typer
 
 from flows.printing import AsJson, print_json, tell
 from flows.verbs.options import Audit, Dataset, NoFlow, Overrides, Params, configured
-from neuronlens.errors import ConfigError, UserError, did_you_mean
+from neuronlens.errors import ConfigError, UserError, did_you_mean, redacted
 
 
 def watch(
@@ -45,6 +45,12 @@ def watch(
 
     config = configured(params, overrides, {"dataset.path": dataset})
     next_look = watching.times(every, cron)
+    if not no_flow and any(redacted(each) != each for each in overrides or []):
+        raise ConfigError(
+            "opens something, and would be kept by Prefect's server",
+            where="--set",
+            cure="Write it into params.yaml, or let DVC know it: dvc remote modify --local.",
+        )
     if as_json and not once:
         raise ConfigError("tells of one look", where="--json", cure="Add --once, or read lines/NAME/record.jsonl.")
     console.show_stages(sys.stderr if as_json else sys.stdout)

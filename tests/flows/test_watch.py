@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from neuronlens.stages import STAGES
 from tasks.lines import Decision, Line
 from tasks.versioning import Workspace
 from tests import planted as plant
+from tests.flows import secrets
 from tests.flows.trained import aged, trained
 from tests.hub import REPOSITORY, hub, sha
 
@@ -43,10 +45,20 @@ def here(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
         "  accuracy: base_accuracy drop <= 0.9\n"
         "  known: base_accuracy >= 0\n"
     )
+    (root / ".dvc" / "config.local").write_text(secrets.LOCAL)
     shutil.copytree(originals / "gpt2", root / "run" / "checkpoint-1")
     aged(root / "run" / "checkpoint-1")
     monkeypatch.chdir(root)
     return root
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever audits, DVC, MLflow, comparisons, records, pages and processes leave behind: no secret of the environment is in it."""
+    for name, value in secrets.ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    yield
+    assert secrets.leaks(tmp_path) == []
 
 
 def _look(root: Path, **options: bool) -> list[Decision]:

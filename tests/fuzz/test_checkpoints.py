@@ -46,7 +46,7 @@ def opened(folder: Path) -> None:
     checkpoint.model  # noqa: B018  # which reads the weights
 
 
-@often(15)
+@often(8, 300)
 @given(data=st.data(), family=st.sampled_from(FAMILIES))
 def test_configurations_of_any_values(tried: Tried, saved: Path, data: st.DataObject, family: str) -> None:
     file = saved / family / "config.json"
@@ -54,7 +54,7 @@ def test_configurations_of_any_values(tried: Tried, saved: Path, data: st.DataOb
         tried.reading(lambda: opened(saved / family), family)
 
 
-@often(10)
+@often(10, 300)
 @given(data=st.data(), family=st.sampled_from(FAMILIES), header=st.booleans())
 def test_weights_of_any_bytes(tried: Tried, saved: Path, data: st.DataObject, family: str, header: bool) -> None:
     file = saved / family / "model.safetensors"
@@ -66,7 +66,7 @@ def test_weights_of_any_bytes(tried: Tried, saved: Path, data: st.DataObject, fa
         tried.reading(lambda: opened(saved / family), family)
 
 
-@often(12)
+@often(8, 250)
 @given(
     data=st.data(), family=st.sampled_from(FAMILIES), name=st.sampled_from(["tokenizer.json", "tokenizer_config.json"])
 )
@@ -80,7 +80,7 @@ def test_tokenizers_of_any_values(tried: Tried, saved: Path, data: st.DataObject
         tried.reading(lambda: opened(saved / family), family)
 
 
-@often(15)
+@often(12, 500)
 @given(data=st.data(), kind=st.sampled_from([*autoencoders.SAELENS, *autoencoders.SPARSIFY]), config=st.booleans())
 def test_autoencoders_of_any_values(tried: Tried, tmp_path: Path, data: st.DataObject, kind: str, config: bool) -> None:
     folder = tmp_path / "sae"

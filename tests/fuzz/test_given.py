@@ -41,21 +41,21 @@ def plan(*options: str | Path) -> list[str | Path]:
     return ["plan", *options, "--set", "checkpoint.path=nowhere"]
 
 
-@often(25)
+@often(10, 500)
 @given(content=spoilt_bytes(PARAMS))
 def test_params_of_any_bytes(tried: Tried, here: Path, content: bytes) -> None:
     (here / "other.yaml").write_bytes(content)
     tried.verbs(plan("--params", "other.yaml"))
 
 
-@often(30)
+@often(6, 300)
 @given(value=spoilt_json(SECTIONS))
 def test_params_of_any_values(tried: Tried, here: Path, value: Any) -> None:
     (here / "other.yaml").write_text(yaml.safe_dump(value), encoding="utf-8", errors="surrogatepass")
     tried.verbs(plan("--params", "other.yaml"))
 
 
-@often(25)
+@often(12, 600)
 @given(key=st.sampled_from(KEYS) | st.text(max_size=8), value=JSON.map(json.dumps) | st.text(max_size=12))
 def test_single_values(tried: Tried, key: str, value: str) -> None:
     tried.verbs(plan("--set", f"{key}={value}"))
@@ -75,21 +75,21 @@ def read(file: Path) -> Callable[[], object]:
     return lambda: load_dataset(file)
 
 
-@often(25)
+@often(40, 1000)
 @given(content=spoilt_bytes(table(WHOLE)))
 def test_csv_of_any_bytes(tried: Tried, here: Path, content: bytes) -> None:
     (here / "data.csv").write_bytes(content)
     tried.reading(read(here / "data.csv"), "data.csv")
 
 
-@often(25)
+@often(30, 1000)
 @given(rows=st.lists(st.tuples(CELL, CELL, st.sampled_from(["train", "test", "", "x"]) | CELL), max_size=8))
 def test_tables_of_any_cells(tried: Tried, here: Path, rows: list[tuple[Any, ...]]) -> None:
     (here / "data.tsv").write_bytes(table([*WHOLE, *rows], "\t"))
     tried.reading(read(here / "data.tsv"), "data.tsv")
 
 
-@often(25)
+@often(30, 1000)
 @given(
     rows=st.lists(JSON.map(json.dumps) | st.text(max_size=12), max_size=4),
     content=spoilt_bytes(b'{"text":"a b","label":"c"}\n' * 3),
@@ -109,14 +109,14 @@ COLUMNS = {"text": pa.array(ROWS.text), "label": pa.array(ROWS.concept), "split"
 PARQUET = parquet(COLUMNS)
 
 
-@often(15)
+@often(30, 1000)
 @given(content=spoilt_bytes(PARQUET))
 def test_parquet_of_any_bytes(tried: Tried, here: Path, content: bytes) -> None:
     (here / "data.parquet").write_bytes(content)
     tried.reading(read(here / "data.parquet"), "data.parquet")
 
 
-@often(15)
+@often(30, 1200)
 @given(content=spoilt_bytes(PARQUET, since=len(PARQUET) - 900))
 def test_parquet_of_any_footer(tried: Tried, here: Path, content: bytes) -> None:
     (here / "data.parquet").write_bytes(content)
@@ -152,7 +152,7 @@ TYPES = [
 ]
 
 
-@often(20)
+@often(30, 600)
 @given(data=st.data(), name=st.sampled_from(["text", "label", "split"]), kind=st.sampled_from(TYPES))
 def test_columns_of_any_type(tried: Tried, here: Path, data: st.DataObject, name: str, kind: pa.DataType) -> None:
     values = data.draw(
@@ -174,14 +174,14 @@ def test_columns_of_any_type(tried: Tried, here: Path, data: st.DataObject, name
 QUESTION = {"question": "which", "choices": ["a", "b", "c"], "answer": 1, "subject": "s"}
 
 
-@often(15)
+@often(20, 600)
 @given(value=spoilt_json(QUESTION) | JSON, content=spoilt_bytes(json.dumps(QUESTION).encode()))
 def test_questions(tried: Tried, here: Path, value: Any, content: bytes) -> None:
     (here / "q.jsonl").write_bytes(json.dumps(value).encode() + b"\n" + content)
     tried.reading(lambda: read_questions(str(here / "q.jsonl")), "q.jsonl")
 
 
-@often(10)
+@often(20, 500)
 @given(
     content=spoilt_bytes(b"one document\nand another one\n"),
     name=st.sampled_from(["a.txt", "a.csv", "a.jsonl", "a.parquet", "a.bin"]),

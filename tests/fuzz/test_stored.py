@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows import services
-from neuronlens.activations.store import read_activations, read_neuron
-from neuronlens.activations.store import shard_path
+from neuronlens.activations.store import read_activations, read_neuron, shard_path
 from neuronlens.artifact import read_json, read_table
 from neuronlens.interventions.lens import Lens
 from neuronlens.report.index import read as read_index
@@ -50,7 +49,7 @@ def as_json(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-@often(15)
+@often(5, 250)
 @given(data=st.data(), stage=st.sampled_from([*STAGES]), line=st.sampled_from(LOOK))
 def test_manifests_of_any_values(tried: Tried, audits: Path, data: st.DataObject, stage: str, line: list[str]) -> None:
     file = AFTER / stage / "manifest.json"
@@ -61,7 +60,7 @@ def test_manifests_of_any_values(tried: Tried, audits: Path, data: st.DataObject
 FACTS = ["prepare", "extract", "fit", "evaluate", "report"]
 
 
-@often(12)
+@often(3, 200)
 @given(data=st.data(), stage=st.sampled_from(FACTS))
 def test_facts_of_any_values(tried: Tried, audits: Path, data: st.DataObject, stage: str) -> None:
     file = AFTER / stage / "manifest.json"
@@ -72,7 +71,7 @@ def test_facts_of_any_values(tried: Tried, audits: Path, data: st.DataObject, st
         tried.verbs(["list"], ["neuron", "after", f"{SITE}:3"])
 
 
-@often(25)
+@often(6, 300)
 @given(data=st.data(), line=st.sampled_from(LOOK))
 def test_documents_of_any_values(tried: Tried, audits: Path, data: st.DataObject, line: list[str]) -> None:
     file = AFTER / "report" / "audit.json"
@@ -80,7 +79,7 @@ def test_documents_of_any_values(tried: Tried, audits: Path, data: st.DataObject
         tried.verbs(line)
 
 
-@often(8)
+@often(3, 150)
 @given(data=st.data(), name=st.sampled_from(["audit.json", "metrics.json", "manifest.json", "explorer.json"]))
 def test_documents_of_any_bytes(tried: Tried, audits: Path, data: st.DataObject, name: str) -> None:
     file = AFTER / "report" / name
@@ -95,7 +94,7 @@ TABLES = [
 ]
 
 
-@often(20)
+@often(6, 350)
 @given(data=st.data(), name=st.sampled_from(TABLES), line=st.sampled_from(LOOK[3:]), footer=st.booleans())
 def test_tables_of_any_bytes(
     tried: Tried, audits: Path, data: st.DataObject, name: str, line: list[str], footer: bool
@@ -107,7 +106,7 @@ def test_tables_of_any_bytes(
         tried.verbs(line)
 
 
-@often(10)
+@often(10, 400)
 @given(data=st.data(), shard=st.booleans())
 def test_activations_of_any_bytes(tried: Tried, audits: Path, data: st.DataObject, shard: bool) -> None:
     folder, site = AFTER / "extract", Site.parse(SITE)
@@ -135,7 +134,7 @@ RECORDED = (
 )
 
 
-@often(20)
+@often(10, 400)
 @given(value=spoilt_json(json.loads(RECORDED)) | JSON, content=spoilt_bytes(RECORDED))
 def test_records_of_lines(tried: Tried, tmp_path: Path, value: Any, content: bytes) -> None:
     line = Line(tmp_path, "run", "run")
@@ -149,14 +148,14 @@ def test_records_of_lines(tried: Tried, tmp_path: Path, value: Any, content: byt
 INDEX = index_of(made("one"), made("two", line="run", order=3)).encode()
 
 
-@often(10)
+@often(10, 300)
 @given(content=spoilt_bytes(INDEX), name=NASTY)
 def test_the_index_over_all_audits(tried: Tried, content: bytes, name: str) -> None:
     text = content.decode(errors="replace")
     tried.reading(lambda: index_of(*read_index(text)[0], made(name.encode(errors="replace").decode())))
 
 
-@often(8)
+@often(8, 200)
 @given(
     value=JSON | st.fixed_dictionaries({"sqlite:///x": JSON}),
     content=spoilt_bytes(b'{"mlflow": {"pid": 1, "port": 2}}'),
@@ -172,14 +171,14 @@ def test_notes_beside_them(tried: Tried, tmp_path: Path, value: Any, content: by
     tried.reading(lambda: services.running(tmp_path))
 
 
-@often(12)
+@often(12, 600)
 @given(content=spoilt_bytes(LENS.read_bytes()))
 def test_lenses_of_any_bytes(tried: Tried, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "lens").write_bytes(content)
     tried.reading(lambda: Lens.load(tmp_path / "lens"), "lens")
 
 
-@often(2)
+@often(1, 30)
 @given(data=st.data())
 def test_comparisons_of_any_values(tried: Tried, audits: Path, data: st.DataObject) -> None:
     place = audits / "comparisons" / "before--after"

@@ -1,7 +1,8 @@
 """Freeze small artifacts of today's schema versions: `python -m tests.golden.make`.
 
-Each stands in a file that is named after its version: `audit-6-manifest-1.tar.xz`, `comparison-2.tar.xz`, `lens-1.safetensors`. Run it after
-a version has been raised, and commit what appears; what is there already is never written again. Tests read every one of them with today's code.
+Each stands in a file that is named after its version: `audit-6-manifest-1.tar.xz`, `comparison-2.tar.xz`, `lens-1.safetensors`. Run it
+after a version has been raised, and commit what appears; what is there already is never written again. Tests read every one of them
+with today's code.
 """
 
 from __future__ import annotations
