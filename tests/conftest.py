@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,17 @@ def hooks(model: torch.nn.Module) -> int:
         count += len(module._forward_hooks) + len(module._forward_pre_hooks)
         count += sum(name in module.__dict__ for name in ("forward", "generate"))
     return count
+
+
+def pytest_collection_finish() -> None:
+    """What the imports have made stays; looking for garbage among it, again and again, takes a twentieth of all the time."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Libraries complain of what is not taken down at the end."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -36,8 +36,15 @@ def neuronlens(words: Sequence[str]) -> int:
     return main(words)
 
 
-def dvc(words: Sequence[str]) -> int:
-    """The command line of DVC."""
+def dvc(root: Path, *words: str) -> str:
+    """What the command line of DVC prints in a workspace."""
+    done = Forked(_dvc, words, root, {"DVC_NO_ANALYTICS": "true"})
+    out, err = done.communicate()
+    assert done.returncode == 0, err
+    return out
+
+
+def _dvc(words: Sequence[str]) -> int:
     from dvc.cli import main
 
     code: int = main([*words])
@@ -75,6 +82,9 @@ class Forked:
         ):  # for the first one, by which the process is started that is forked from
             patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
             patch.setenv("OMP_NUM_THREADS", "1")
+            # what is freed in one thread's arena or pool is not given to another, which would pass for a need of memory
+            patch.setenv("MALLOC_ARENA_MAX", "1")
+            patch.setenv("ARROW_DEFAULT_MEMORY_POOL", "system")
             streams = _Streams(write_out, write_err)
             arguments = (function, [*words], root, {**os.environ, **(environment or {})}, streams)
             self._process: Any = _context().Process(target=_enter, args=arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 from importlib import import_module
 
@@ -45,3 +46,4 @@ for name in (
     import_module(name)
 
 gc.freeze()  # what is collected in a child would be copied for it first
+atexit.register(gc.unfreeze)  # libraries complain of what is not taken down at the end

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow as pa
@@ -23,8 +20,10 @@ from neuronlens.params import load_config
 from neuronlens.parts import Parts
 from neuronlens.stages import STAGES, run_stage
 from neuronlens.streaming.summary import Summary, read_summary
+from tests.activations import footprint
 from tests.activations.test_extract import contents, small_memory
-from tests.conftest import ROOT, labelled
+from tests.conftest import labelled
+from tests.forked import Forked
 from tests.models import CONCEPTS, WORDS, save_checkpoint
 
 EVERYWHERE = ["resid_post.all", "mlp_post.all"]
@@ -180,15 +179,10 @@ def test_peak_memory_does_not_grow_with_the_rows(small_checkpoint, tmp_path, wha
 
     def measured(count, time):
         places = [small_checkpoint, prepared[count], tmp_path / f"out-{count}-{time}"]
-        ran = subprocess.run(
-            [sys.executable, "-m", "tests.activations.footprint", *map(str, places), what],
-            check=True,
-            capture_output=True,
-            # what is freed in one thread's arena or pool is not given to another, which is not what is measured
-            env={**os.environ, "MALLOC_ARENA_MAX": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"},
-            cwd=ROOT,
-        )
-        return int(ran.stdout.splitlines()[-1])
+        ran = Forked(footprint.main, [*map(str, places), what], tmp_path)
+        out, err = ran.communicate()
+        assert ran.returncode == 0, err
+        return int(out.splitlines()[-1])
 
     few = measured(1000, 0)
     # how much a process holds that it does not need differs from run to run: what it needs is the least of them

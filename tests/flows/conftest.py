@@ -14,6 +14,8 @@ from flows.server import prefect_api
 from neuronlens.config import Config
 from neuronlens.params import load_config
 from tasks.environment import set_environment
+from tasks.tracking.store import client_of
+from tasks.versioning import Workspace
 from tests.conftest import labelled, sentences
 from tests.models import save_checkpoint
 
@@ -46,6 +48,22 @@ def copied(folder: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(folder, copy)
     monkeypatch.chdir(copy)
     return copy
+
+
+@pytest.fixture(scope="session")
+def workspace_at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Workspace]:
+    """Makes workspaces in which MLflow has made its tables, which takes it longer than a tiny audit's stages do."""
+    tables = tmp_path_factory.mktemp("tables") / "mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tables.parent)
+        client_of(f"sqlite:///{tables}").search_experiments()
+
+    def make(root: Path) -> Workspace:
+        made = Workspace.create(root)
+        shutil.copy(tables, root)
+        return made
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,4 @@
-"""The program of test_kill: audits that are killed at random moments, each in a process forked from this one.
-
-A fork costs no imports, and this process has done nothing but import: threads that it had started would be missing in its children.
-"""
+"""The program of test_kill: audits that are killed at random moments, each in a process forked from one that only imports."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from importlib import import_module
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from unittest.mock import patch
 
@@ -25,11 +22,10 @@ from neuronlens.activations import store
 from neuronlens.config import Config
 from neuronlens.params import load_config
 from neuronlens.stages import STAGES
+from tasks.tracking.store import client_of
 from tasks.versioning import Workspace
+from tests import preloaded  # noqa: F401  # here, once, and not in every child
 from tests.flows.results import files
-
-for heavy in ("mlflow", "transformers", "neuronlens.evaluation.sweep", "neuronlens.report.page", "dvc.repo"):
-    import_module(heavy)  # here, once, and not in every child
 
 MAKE = parts.PartMaker.__call__
 
@@ -49,14 +45,19 @@ def audit(config: Config, root: Path, told: Path) -> None:
     root.with_suffix(".json").write_text(json.dumps([outcome.outcome for outcome in found]))
 
 
-def start(config: Config, root: Path, told: Path) -> int:
-    """A child's pid."""
+def tables(root: Path) -> None:
+    """MLflow's, which take longer to make than all the rest of an audit."""
+    client_of(f"sqlite:///{root / 'mlflow.db'}").search_experiments()
+
+
+def start(function: Callable[..., None], *arguments: object) -> int:
+    """The pid of a child that calls a function."""
     child = os.fork()
     if child:
         return child
     status = 1
     try:
-        audit(config, root, told)
+        function(*arguments)
         status = 0
     finally:
         os._exit(status)
@@ -73,16 +74,14 @@ def main(kills: int, folder: Path, overrides: list[str]) -> None:
     patch.object(store, "_SHARD_BYTES", 4 * 24 * 4).start()  # a shard holds few rows, so that there are many
     config, told = load_config(None, overrides), folder / "told.txt"
     undisturbed = Workspace.create(folder / "undisturbed").root
-    finish(start(config, undisturbed, told))
+    finish(start(tables, undisturbed))
+    begun = time.monotonic()
+    finish(start(audit, config, undisturbed, told))
+    whole = time.monotonic() - begun
     os.chdir(undisturbed)
     place = default_folder(config)
     expected, once = files(place), Counter(told.read_text().splitlines())
     assert len(once) > 10, once
-    begun = time.monotonic()
-    shutil.rmtree(undisturbed / place)
-    shutil.rmtree(undisturbed / ".dvc/cache")
-    finish(start(config, undisturbed, told))
-    whole = time.monotonic() - begun  # with MLflow's tables there, which take longer to make than all the rest
 
     generator, done, turn = random.Random(0), 0, 0
     while done < kills:
@@ -92,7 +91,7 @@ def main(kills: int, folder: Path, overrides: list[str]) -> None:
         own, patience = 0, 1.0
         while True:
             child, end, ended = (
-                start(config, root, told),
+                start(audit, config, root, told),
                 time.monotonic() + generator.uniform(0, patience * whole),
                 (0, 0),
             )
@@ -109,7 +108,7 @@ def main(kills: int, folder: Path, overrides: list[str]) -> None:
         assert files(place) == expected
         again = Counter(told.read_text().splitlines()) - once
         assert not again, f"parts that were whole were made again: {again}"
-        finish(start(config, root, told))
+        finish(start(audit, config, root, told))
         assert json.loads(root.with_suffix(".json").read_text()) == ["current"] * len(STAGES)
         left = [path.name for path in place.iterdir() if path.name.startswith(".") and path.is_dir()]
         assert not left, left
@@ -120,5 +119,12 @@ def main(kills: int, folder: Path, overrides: list[str]) -> None:
         sys.stdout.flush()
 
 
+def run(words: Sequence[str]) -> int:
+    """How many kills, where, and of what audit."""
+    kills, folder, *overrides = words
+    main(int(kills), Path(folder), overrides)
+    return 0
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
+    sys.exit(run(sys.argv[1:]))

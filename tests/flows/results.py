@@ -1,9 +1,7 @@
-"""What a run has left: how its stages ended, their files, and what DVC says of them."""
+"""What a run has left: how its stages ended, and their files."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 from neuronlens.artifact import TIMING
@@ -23,11 +21,3 @@ def files(folder: Path) -> dict[str, bytes]:
         for path in sorted((folder / name).rglob("*"))
         if path.is_file() and path.name != TIMING
     }
-
-
-def dvc(root: Path, *words: str) -> str:
-    """The command line of DVC, in a workspace outside git."""
-    command = [sys.executable, "-m", "dvc", *words]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout

@@ -53,9 +53,13 @@ def test_a_flow_makes_the_same_bytes_and_then_has_nothing_to_do(
 
 
 def test_stages_and_their_parts_are_task_runs_with_names_and_states_that_tell(
-    configure: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, audited: Path
+    workspace_at: Callable[[Path], Workspace],
+    configure: Callable[..., Config],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    audited: Path,
 ) -> None:
-    monkeypatch.chdir(Workspace.create(tmp_path / "ours").root)
+    monkeypatch.chdir(workspace_at(tmp_path / "ours").root)
     folder = default_folder(configure())
     states = [audit_flow(configure(), folder, return_state=True) for _ in range(2)]
     assert _files(folder / "evaluate") == _files(audited / "evaluate")

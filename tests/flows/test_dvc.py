@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import subprocess
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from flows.cli import main
 from neuronlens.artifact import read_json
 from tasks.pipeline import SHOWN
 from tasks.versioning import Workspace
+from tests import forked
 from tests.conftest import labelled
 from tests.models import save_checkpoint
 
@@ -26,10 +25,10 @@ PLOTS = [name for plot in SHOWN["plots"] for name in plot]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(workspace_at: Callable[[Path], Workspace], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An audit of two sites, committed with tau 2 and then with tau 1; one concept would like to be markup."""
     root = tmp_path_factory.mktemp("repository") / "ours"
-    Workspace.create(root)
+    workspace_at(root)
     save_checkpoint(root / "gpt2", "gpt2")
     rows = labelled(("finance", "health", HOSTILE))
     with (root / "data.csv").open("w", newline="") as file:
@@ -54,16 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def dvc(folder: Path, *words: str) -> str:
     """What a command of DVC prints, run at the root of the repository."""
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", *words],
-        cwd=folder.parents[1],
-        env=os.environ | {"DVC_NO_ANALYTICS": "true"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return forked.dvc(folder.parents[1], *words)
 
 
 def drawn(page: str) -> dict[str, Mapping[str, Any]]:

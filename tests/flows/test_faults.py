@@ -102,11 +102,12 @@ def test_a_disk_without_room_is_one_line_and_the_run_goes_on_when_there_is_some(
     limit: int,
     audited: Path,
     configure: Callable[..., Config],
+    workspace_at: Callable[[Path], Workspace],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """From the start or after a stage files may not be larger than so many bytes: a full disk looks like that to whoever writes them."""
-    root = Workspace.create(tmp_path / "ours").root
+    root = workspace_at(tmp_path / "ours").root
     words = _command(configure())
     failed = Forked(small, [str(limit), after, *words], root)
     _, told = failed.communicate(timeout=300)
@@ -123,9 +124,14 @@ def test_a_disk_without_room_is_one_line_and_the_run_goes_on_when_there_is_some(
 
 @pytest.mark.parametrize("more", sampled([["--no-flow"], []], 1))
 def test_a_job_that_is_told_to_end_says_how_to_go_on(
-    more: list[str], audited: Path, configure: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    more: list[str],
+    audited: Path,
+    configure: Callable[..., Config],
+    workspace_at: Callable[[Path], Workspace],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    root = Workspace.create(tmp_path / "ours").root
+    root = workspace_at(tmp_path / "ours").root
     words = [*as_options(configure()), *more]
     ended = _started(words, root)
     assert ended.stdout is not None
@@ -147,10 +153,10 @@ def test_a_job_that_is_told_to_end_says_how_to_go_on(
 
 @pytest.mark.parametrize("told", sampled([signal.SIGTERM, signal.SIGINT], 0))
 def test_a_signal_amid_the_bookkeeping_of_prefect_is_told_as_one(
-    told: signal.Signals, configure: Callable[..., Config], tmp_path: Path
+    told: signal.Signals, configure: Callable[..., Config], workspace_at: Callable[[Path], Workspace], tmp_path: Path
 ) -> None:
     """Prefect marks a task run as crashed that it has not made yet, and fails."""
-    root = Workspace.create(tmp_path / "ours").root
+    root = workspace_at(tmp_path / "ours").root
     ended = Forked(amid_prefect, [str(int(told)), *as_options(configure())], root)
     _, said = ended.communicate(timeout=120)
     assert ended.returncode == 130, said
@@ -160,9 +166,13 @@ def test_a_signal_amid_the_bookkeeping_of_prefect_is_told_as_one(
 
 
 def test_two_runs_of_one_audit_at_once_compute_each_stage_once(
-    audited: Path, configure: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    audited: Path,
+    configure: Callable[..., Config],
+    workspace_at: Callable[[Path], Workspace],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    root = Workspace.create(tmp_path / "ours").root
+    root = workspace_at(tmp_path / "ours").root
     runs = [Forked(forked.neuronlens, _command(configure()), root) for _ in range(2)]
     told = [run.communicate(timeout=300) for run in runs]
     assert [run.returncode for run in runs] == [0, 0], told

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,11 @@ VERBS: dict[str, tuple[str, set[str]]] = {
 
 
 @pytest.fixture(scope="module")
-def root(originals: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def root(
+    workspace_at: Callable[[Path], Workspace], originals: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
     """A workspace as the current folder: data, params.yaml, a checkpoint, and a run whose first checkpoint has been audited."""
-    root = Workspace.create(tmp_path_factory.mktemp("here") / "ours").root
+    root = workspace_at(tmp_path_factory.mktemp("here") / "ours").root
     shutil.copy(originals / "data.csv", root)
     shutil.copytree(originals / "gpt2", root / "gpt2")
     shutil.copytree(originals / "gpt2", root / "run" / "checkpoint-1")

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from neuronlens.config import Config
 from neuronlens.stages import flat
-from tests.conftest import ROOT
+from tests.flows import kills
+from tests.forked import Forked
 
-KILLS = 3  # a kill costs some twenty seconds with what follows it; `python -m tests.flows.kills` takes any number
+KILLS = 3  # a kill costs some ten seconds with what follows it; `python -m tests.flows.kills` takes any number
 
 
 def test_a_run_killed_at_any_moment_goes_on_where_it_stopped(configure: Callable[..., Config], tmp_path: Path) -> None:
@@ -21,7 +19,6 @@ def test_a_run_killed_at_any_moment_goes_on_where_it_stopped(configure: Callable
     overrides = [
         f"{name}={json.dumps(value)}" for name, value in flat(config.model_dump(mode="json", exclude={"preset"}))
     ]
-    command = [sys.executable, "-m", "tests.flows.kills", str(KILLS), str(tmp_path), *overrides]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=900)
-    assert done.returncode == 0, done.stderr
+    done = Forked(kills.run, [str(KILLS), str(tmp_path), *overrides], tmp_path)
+    _, told = done.communicate(timeout=900)
+    assert done.returncode == 0, told

@@ -171,9 +171,13 @@ def test_a_mistake_is_one_line_with_its_cure(
 
 
 def test_masking_finds_the_checkpoint_from_anywhere_in_the_workspace(
-    originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    workspace_at: Callable[[Path], Workspace],
+    originals: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    root = Workspace.create(tmp_path / "ours").root
+    root = workspace_at(tmp_path / "ours").root
     for name in ("data.csv", "aux.txt"):
         shutil.copy(originals / name, root)
     shutil.copytree(originals / "gpt2", root / "models/gpt2")

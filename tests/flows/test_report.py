@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,9 +33,11 @@ PARAMS = (
 
 
 @pytest.fixture(scope="module")
-def watched(originals: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def watched(
+    workspace_at: Callable[[Path], Workspace], originals: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A workspace whose run has left two checkpoints, both decided on."""
-    root = Workspace.create(tmp_path_factory.mktemp("reported") / "ours").root
+    root = workspace_at(tmp_path_factory.mktemp("reported") / "ours").root
     shutil.copy(originals / "data.csv", root)
     (root / "params.yaml").write_text(PARAMS)
     shutil.copytree(originals / "gpt2", root / "run" / "checkpoint-1")

@@ -13,7 +13,8 @@ from flows.engine import default_folder, run_audit
 from neuronlens.config import Config
 from neuronlens.errors import UserError
 from tasks.versioning import Workspace
-from tests.flows.results import dvc, files, outcomes
+from tests.flows.results import files, outcomes
+from tests.forked import dvc
 
 boto3 = pytest.importorskip("boto3")
 server = pytest.importorskip("moto.server")
@@ -35,10 +36,14 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_an_audit_travels_through_s3(
-    bucket: str, configure: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: str,
+    workspace_at: Callable[[Path], Workspace],
+    configure: Callable[..., Config],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def workspace(name: str) -> Workspace:
-        found = Workspace.create(tmp_path / name)
+        found = workspace_at(tmp_path / name)
         monkeypatch.chdir(found.root)
         dvc(found.root, "remote", "add", "-d", "team", "s3://audits/ours")
         dvc(found.root, "remote", "modify", "team", "endpointurl", bucket)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -20,39 +18,14 @@ from neuronlens.artifact import read_json
 from neuronlens.example import Example
 from tasks.lines import Decision, Line
 from tasks.versioning import Workspace
+from tests import forked
+from tests.forked import Forked
 
-# Goes on from a checkpoint with the Trainer, two steps each to 402, 404 and 406; the weights of 404 are cut short.
-TRAINING = """
-import csv, pathlib, sys
-from transformers import *
-first, data, run = sys.argv[1:]
-tokenizer, model = AutoTokenizer.from_pretrained(first), AutoModelForSequenceClassification.from_pretrained(first)
-rows = [{**tokenizer(row["text"]), "labels": model.config.label2id[row["label"]]} for row in csv.DictReader(open(data))]
-
-
-class CutShort(TrainerCallback):
-    def on_save(self, arguments, state, control, **_):
-        saved = pathlib.Path(run) / f"checkpoint-{state.global_step}"
-        if state.global_step == 4:
-            weights = saved / "model.safetensors"
-            weights.write_bytes(weights.read_bytes()[:-1000])
-        saved.rename(saved.with_name(f"checkpoint-{400 + state.global_step}"))
-
-
-arguments = TrainingArguments(
-    run, max_steps=6, save_steps=2, save_only_model=True, learning_rate=1e-3, per_device_train_batch_size=16, report_to="none",
-    use_cpu=True, disable_tqdm=True, dataloader_pin_memory=False, seed=3,
-)
-collator = DataCollatorWithPadding(tokenizer)
-Trainer(model, arguments, collator, rows, processing_class=tokenizer, callbacks=[CutShort()]).train()
-"""
-WATCHING = "import sys; from flows.cli import main; sys.exit(main(sys.argv[1:]))"
 WORDS = ("watch", "run", "--every", "1s", "--settled", "4", "--no-flow")
 ROWS = {"fit": 12, "validation": 4, "test": 8}  # of each concept
 
 
-def _workspace(example: Example, root: Path) -> Path:
-    root = Workspace.create(root).root
+def _filled(example: Example, root: Path) -> Path:
     table = pq.read_table(example.dataset).to_pylist()
     taken: Counter[tuple[str, str]] = Counter()
     with (root / "data.csv").open("w", newline="") as file:
@@ -75,39 +48,75 @@ def _workspace(example: Example, root: Path) -> Path:
     return root
 
 
-def _start(root: Path, program: str, *words: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    environment["PYTHONUNBUFFERED"] = "1"
-    return subprocess.Popen(
-        [sys.executable, "-c", program, *words], cwd=root, env=environment, stdout=subprocess.PIPE, text=True
+def train(words: Sequence[str]) -> int:
+    """Go on from a checkpoint with the Trainer, two steps each to 402, 404 and 406; the weights of 404 are cut short."""
+    from transformers import (
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        DataCollatorWithPadding,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
     )
 
+    first, data, run = words
+    tokenizer, model = AutoTokenizer.from_pretrained(first), AutoModelForSequenceClassification.from_pretrained(first)
+    with Path(data).open() as file:
+        read = [*csv.DictReader(file)]
+    rows = [{**tokenizer(row["text"]), "labels": model.config.label2id[row["label"]]} for row in read]
 
-def _until(watching: subprocess.Popen[str], told: list[str], enough: Callable[[], bool]) -> None:
+    class CutShort(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **_: object) -> None:
+            saved = Path(run) / f"checkpoint-{state.global_step}"
+            if state.global_step == 4:
+                weights = saved / "model.safetensors"
+                weights.write_bytes(weights.read_bytes()[:-1000])
+            saved.rename(saved.with_name(f"checkpoint-{400 + state.global_step}"))
+
+    arguments = TrainingArguments(
+        run,
+        max_steps=6,
+        save_steps=2,
+        save_only_model=True,
+        learning_rate=1e-3,
+        per_device_train_batch_size=16,
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        seed=3,
+    )
+    collator = DataCollatorWithPadding(tokenizer)
+    Trainer(model, arguments, collator, rows, processing_class=tokenizer, callbacks=[CutShort()]).train()
+    return 0
+
+
+def _until(watching: Forked, told: list[str], enough: Callable[[], bool]) -> None:
     """Read what it tells until something is so."""
-    assert watching.stdout is not None
     while not enough():
         line = watching.stdout.readline()
         assert line, "it has ended"
         told.append(line)
 
 
-def test_what_a_training_run_writes_is_audited_once_while_it_goes_on(example: Example, tmp_path: Path) -> None:
-    root = _workspace(example, tmp_path / "ours")
+def test_what_a_training_run_writes_is_audited_once_while_it_goes_on(
+    workspace_at: Callable[[Path], Workspace], example: Example, tmp_path: Path
+) -> None:
+    root = _filled(example, workspace_at(tmp_path / "ours").root)
     line, told = Line.of(str(root / "run"), root), list[str]()
 
     def decided() -> list[Decision]:
         return line.decisions()
 
-    watching = _start(root, WATCHING, *WORDS)
-    training = _start(root, TRAINING, "run/checkpoint-400", "data.csv", "run")
+    watching = Forked(forked.neuronlens, WORDS, root)
+    training = Forked(train, ["run/checkpoint-400", "data.csv", "run"], root)
     _until(watching, told, lambda: len(decided()) == 1)
     _until(watching, told, lambda: told[-1].startswith("extract") and "computed" in told[-1])
     watching.send_signal(signal.SIGKILL)  # amid the second audit
     told += watching.communicate()[0].splitlines(keepends=True)
     assert training.wait() == 0
     before = decided()
-    watching = _start(root, WATCHING, *WORDS)
+    watching = Forked(forked.neuronlens, WORDS, root)
     _until(watching, told, lambda: len(decided()) == 4)
     end = time.monotonic() + 2.5  # two more looks find nothing
     while time.monotonic() < end:

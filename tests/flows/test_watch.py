@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,9 +31,11 @@ SCRAMBLED = "drum"
 
 
 @pytest.fixture
-def here(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(
+    workspace_at: Callable[[Path], Workspace], originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """A workspace as the current folder, with data and params.yaml, and a run that has written one checkpoint."""
-    root = Workspace.create(tmp_path / "ours").root
+    root = workspace_at(tmp_path / "ours").root
     for name in ("data.csv", "aux.txt"):
         shutil.copy(originals / name, root)
     (root / "params.yaml").write_text(
@@ -121,11 +123,11 @@ def test_the_same_bytes_are_not_audited_twice_and_raise_nothing(here: Path, caps
 
 
 @pytest.fixture
-def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def planted(workspace_at: Callable[[Path], Workspace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A workspace as the current folder, with a model that knows every concept, saved twice, and then with one of them scrambled."""
     from transformers import GPT2LMHeadModel
 
-    root = Workspace.create(tmp_path / "ours").root
+    root = workspace_at(tmp_path / "ours").root
     with (root / "data.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("text", "label", "split"), *plant.rows()])
     (root / "params.yaml").write_text(

@@ -26,15 +26,16 @@ from tasks import tracking
 from tasks.audits import foresee, open_existing
 from tasks.lineage import lineage
 from tasks.versioning import Workspace
-from tests.flows.results import dvc, files, outcomes
+from tests.flows.results import files, outcomes
+from tests.forked import dvc
 
 ALL = list(STAGES)
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+def workspace(workspace_at: Callable[[Path], Workspace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """An empty one, as the current folder."""
-    found = Workspace.create(tmp_path / "ours")
+    found = workspace_at(tmp_path / "ours")
     monkeypatch.chdir(found.root)
     return found
 

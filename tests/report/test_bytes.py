@@ -21,15 +21,10 @@ report(config(), inputs, Path(sys.argv[2]))
 def test_two_processes_write_the_same_report(
     audit_inputs: dict[str, Path], report_folder: Path, tmp_path: Path
 ) -> None:
-    for seed in ("1", "2"):
-        out = tmp_path / seed
-        out.mkdir()
-        command = [sys.executable, "-c", _REPORT, str(audit_inputs["fit"].parent), str(out)]
-        subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": seed}, cwd=Path(__file__).parents[2], check=True)
+    command = [sys.executable, "-c", _REPORT, str(audit_inputs["fit"].parent), str(tmp_path)]
+    other = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"  # that of this process is drawn, unless it is told
+    subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": other}, cwd=Path(__file__).parents[2], check=True)
     names = sorted(path.relative_to(report_folder) for path in report_folder.rglob("*") if path.is_file())
     assert Path("explorer.json") in names
     for name in names:
-        first, second, here = (
-            (folder / name).read_bytes() for folder in (tmp_path / "1", tmp_path / "2", report_folder)
-        )
-        assert first == second == here, name
+        assert (tmp_path / name).read_bytes() == (report_folder / name).read_bytes(), name

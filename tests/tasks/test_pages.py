@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from tasks.pages import write_pages
 from tasks.surroundings import Gates, surroundings
 from tasks.versioning import Workspace
 from tests.compared import Audits
+from tests.forked import Forked
 
 GATES = Config.model_validate(
     {"gates": {"known": "base_accuracy >= 0", "kept": "base_accuracy drop <= 0.9", "high": "base_accuracy >= 0.99"}}
@@ -196,27 +196,18 @@ def test_an_audit_of_another_schema_is_told_of(root: Path) -> None:
         around(open_existing(root / "audits" / "checkpoint-1"), GATES)
 
 
-ADD = """
-import sys
-from pathlib import Path
-from tasks.around import around
-from tasks.audits import open_existing
-from tasks.pages import write_pages
-from tasks.surroundings import surroundings
-for folder in sys.argv[1:]:
-    write_pages(around(surroundings(open_existing(Path(folder)), {})))
-"""
+def add(words: Sequence[str]) -> int:
+    """Write the pages of audits."""
+    for folder in words:
+        write_pages(judged_around(surroundings(open_existing(Path(folder)), {})))
+    return 0
 
 
 def test_processes_that_add_at_once_lose_nothing(root: Path) -> None:
     names = [[f"{who}{i}" for i in range(3)] for who in "abc"]
     for name in (name for own in names for name in own):
         shutil.copytree(root / "audits" / "checkpoint-1", root / "audits" / name)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    running = [
-        subprocess.Popen([sys.executable, "-c", ADD, *(str(root / "audits" / name) for name in own)], env=environment)
-        for own in names
-    ]
+    running = [Forked(add, [str(root / "audits" / name) for name in own], root) for own in names]
     assert [process.wait() for process in running] == [0, 0, 0]
     index = (root / "audits" / "index.html").read_text()
     assert len(_entries(root)) == 9

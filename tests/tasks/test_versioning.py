@@ -15,16 +15,10 @@ import yaml
 
 from neuronlens.errors import InputsChangedError, UserError
 from tasks.versioning import Workspace
+from tests.forked import dvc
 from tests.tasks.conftest import STAGES, Toy
 
 CURRENT = ("current", "nothing it depends on has changed")
-
-
-def dvc(root: Path, *words: str) -> str:
-    """The command line of DVC."""
-    done = subprocess.run([sys.executable, "-m", "dvc", *words], cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def no_scm(root: Path) -> None:
