@@ -326,7 +326,7 @@ def test_a_newer_schema_is_refused(tmp_path):
         ("key", 3, "key is not"),
     ],
 )
-def test_a_manifest_that_says_something_else_is_damaged(tmp_path, name, value, told):
+def test_a_manifest_that_is_not_what_it_has_to_be_is_damaged(tmp_path, name, value, told):
     folder = spoilt(made(tmp_path / "a"), **{name: value})
     with pytest.raises(ArtifactError, match=rf"manifest\.json: cannot be read \(.*{told}.*delete its folder") as caught:
         read_manifest(folder)

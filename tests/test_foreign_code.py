@@ -1,4 +1,4 @@
-"""Nothing that is read is run: code that lies in a checkpoint, a data set, a configuration or an artifact would leave a mark, and none does."""
+"""Nothing that is read is run: code in a checkpoint, a data set, a configuration or an artifact would leave a mark, and none does."""
 
 from __future__ import annotations
 
