@@ -26,6 +26,7 @@ _CURES = {
     errno.EIO: "Check the disk, or the way to it",
     errno.ESTALE: "Check the way to the disk",
 }
+_RUNS = ("audit", "stage", "watch")  # what can be gone on with; of the others nothing is left half done
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(f"{error.format_message()} See neuronlens --help.")
         return 2
     except NeuronLensError as error:
-        _complain(str(error) if error.exit_code == 2 else _with_way_on(str(error), resume))
+        runs = error.exit_code != 2 and arguments[0] in _RUNS
+        _complain(_with_way_on(str(error), resume) if runs else str(error))
         return error.exit_code
     except OSError as error:
         if error.errno not in _CURES:
