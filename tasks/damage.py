@@ -13,8 +13,7 @@ from typing import Any
 from neuronlens.artifact import MANIFEST, damaged, hash_file, read_json, read_manifest
 from neuronlens.comparison import COMPARISON
 from neuronlens.errors import ArtifactError, NeuronLensError
-from neuronlens.report.document import SCHEMA_VERSION
-from neuronlens.report.finished import DOCUMENT, audit_of
+from neuronlens.report.finished import DOCUMENT, SCHEMA_VERSION, audit_of
 from neuronlens.stages import STAGES
 from tasks.audits import AUDITS
 from tasks.surroundings import COMPARISONS

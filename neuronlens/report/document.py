@@ -20,13 +20,13 @@ from neuronlens.evaluation.summary import (
 )
 from neuronlens.evaluation.uncertainty import wilson
 from neuronlens.report.findings import CLAIMS, DECIDABLE_CONCEPTS, find
+from neuronlens.report.finished import SCHEMA_VERSION
 from neuronlens.report.layers import layers_of
 from neuronlens.report.neurons.drawn import card_entry, most_selective
 from neuronlens.report.sections.heatmaps import overlap_rows
 from neuronlens.report.table import kind_of
 from neuronlens.values import WIDTHS
 
-SCHEMA_VERSION = 6
 SETTINGS_RULE = (
     "Neurons are ranked by mean |a| (reference) and by d' (contrastive), the top 30 % masked at mean ± 2 std, set to zero; where the sweep "
     "lacks a value, the nearest one stands in."

@@ -8,9 +8,10 @@ from typing import Any
 
 from neuronlens.artifact import read_manifest, read_versioned
 from neuronlens.errors import UserError, did_you_mean
-from neuronlens.report.document import SCHEMA_VERSION
 
 DOCUMENT = Path("report") / "audit.json"
+SCHEMA_VERSION = 6
+"""Of audit.json."""
 
 
 def audit_of(audit: Mapping[str, Any] | Path | str) -> Mapping[str, Any]:

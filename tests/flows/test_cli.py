@@ -17,7 +17,7 @@ from flows import engine
 from flows.cli import main
 from neuronlens.config import Config, config_schema
 from neuronlens.params import load_config
-from neuronlens.report.document import SCHEMA_VERSION
+from neuronlens.report.finished import SCHEMA_VERSION
 from neuronlens.stages import STAGES, audit_id
 from tests.conftest import ROOT
 from tests.flows.command import as_options

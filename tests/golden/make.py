@@ -18,14 +18,14 @@ from neuronlens.artifact import write_table
 from neuronlens.comparison.document import compare
 from neuronlens.interventions.lens_file import FORMAT
 from neuronlens.params import load_config
-from neuronlens.report import document
+from neuronlens.report import finished
 from neuronlens.report.exported import export_lens
 from neuronlens.stages import STAGES, run_stage
 from tests.conftest import labelled
 from tests.models import CONCEPTS, save_checkpoint
 
 FOLDER = Path(__file__).parent
-AUDIT = FOLDER / f"audit-{document.SCHEMA_VERSION}-manifest-{artifact.SCHEMA_VERSION}.tar.xz"
+AUDIT = FOLDER / f"audit-{finished.SCHEMA_VERSION}-manifest-{artifact.SCHEMA_VERSION}.tar.xz"
 COMPARISON = FOLDER / f"comparison-{comparison.SCHEMA_VERSION}.tar.xz"
 LENS = FOLDER / f"lens-{FORMAT}.safetensors"
 # what is drawn from audit.json again whenever it is asked for, and is large

@@ -13,7 +13,7 @@ import pytest
 
 from neuronlens.config import Config
 from neuronlens.errors import UserError
-from neuronlens.report.document import SCHEMA_VERSION
+from neuronlens.report.finished import SCHEMA_VERSION
 from neuronlens.report.index import read
 from tasks import pages
 from tasks.around import Around
