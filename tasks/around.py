@@ -12,8 +12,7 @@ from typing import Any
 from neuronlens.comparison.gates import Judged, beside, holds_still
 from neuronlens.errors import ConfigError, UserError
 from neuronlens.report.context import Numbers, main_numbers
-from neuronlens.report.finished import SCHEMA_VERSION
-from neuronlens.report.finished import audit_of
+from neuronlens.report.finished import SCHEMA_VERSION, audit_of
 from neuronlens.report.verdict import Verdict, verdict
 from tasks.comparing import judged, stored
 from tasks.lines import Decision
