@@ -158,7 +158,7 @@ def _checked(decision: Decision) -> Decision:
     known &= all(text is None or isinstance(text, str) for text in texts)
     known &= decision.outcome in ("audited", "same", "error")
     # the name of a folder, and never the way to one
-    known &= all(text is None or slug(text, "") == text for text in (decision.audit, decision.before))
+    known &= all(text is None or slug(text, "-") == text for text in (decision.audit, decision.before))
     if (
         not known
         or not isinstance(decision.gates, list)

@@ -260,3 +260,27 @@ def test_a_hub_id_that_cannot_be_had(hub_id):
     assert found.startswith(hub_id)
     assert "is no folder here and cannot be had from the hub" in found
     assert "Check the spelling, the revision and the network" in found
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("cls_token", []), ("model_max_length", []), ("added_tokens_decoder", {"x": {}}), ("tokenizer_class", 3)],
+)
+def test_a_tokenizer_that_says_nonsense_is_one_line(copy, name, value):
+    folder = copy()
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {name: value}))
+    with pytest.raises(CheckpointError, match=r"the tokenizer cannot be used \(.*Save it again"):
+        _ = load_checkpoint(folder).tokenizer  # read at first use
+
+
+@pytest.mark.parametrize(
+    "change", [{"num_hidden_layers": "many"}, {"id2label": 3}, {"hidden_act": "nothing"}, {"hidden_size": -1}]
+)
+def test_a_configuration_that_says_nonsense_is_one_line(copy, change):
+    folder = copy()
+    set_config(folder, **change)
+    with pytest.raises(
+        CheckpointError, match=r"(config\.json cannot be used|the weights cannot be loaded) \(.*Copy the checkpoint"
+    ):
+        _ = load_checkpoint(folder).model  # read at first use

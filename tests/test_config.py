@@ -318,3 +318,10 @@ def test_a_single_value_of_a_nested_section_changes_this_configuration_alone():
     refused = pytest.raises(ConfigError, match=r"interventions\.tuned\.tops.*Did you mean 'top'")
     with refused:
         load_config(None, ["interventions.tuned.tops=0.5"])
+
+
+def test_aliases_that_multiply_are_not_spelt_out(tmp_path):
+    lines = ["a0: &a0 {x: 1}", *(f"a{n}: &a{n} {{x: *a{n - 1}, y: *a{n - 1}}}" for n in range(1, 40))]
+    (tmp_path / "params.yaml").write_text("\n".join(lines))
+    with pytest.raises(ConfigError, match=r"params\.yaml:1: unknown key 'a0'"):
+        load_config(tmp_path / "params.yaml")

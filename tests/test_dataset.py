@@ -268,6 +268,19 @@ def test_text_in_another_encoding_is_called_by_its_name(tmp_path):
     assert "UTF" in refused(tmp_path / "latin.csv")
 
 
+@pytest.mark.parametrize("place", ["cell", "column"])
+@pytest.mark.parametrize("ending", ["parquet", "jsonl"])
+def test_text_that_is_no_utf8_is_refused(tmp_path, ending, place):
+    file = tmp_path / f"data.{ending}"
+    if ending == "parquet":
+        pq.write_table(pa.table({"text": ["QQQ a", "b"], "label": ["x", "y"], "ZZZ": [1, 2]}), file, compression="none")
+    else:
+        file.write_bytes(b'{"text": "QQQ a", "label": "x", "ZZZ": 1}\n')
+    file.write_bytes(file.read_bytes().replace(b"QQQ" if place == "cell" else b"ZZZ", b"\x80\x80\x80"))
+    with pytest.raises(DatasetError, match=rf"data\.{ending}: cannot be read \("):
+        load_dataset(file)
+
+
 def test_a_column_that_holds_no_text(tmp_path):
     pq.write_table(pa.table({"text": [["a"], ["b"]], "label": ["x", "y"]}), tmp_path / "x.parquet")
     assert "column 'text' holds list<" in refused(tmp_path / "x.parquet")

@@ -45,3 +45,15 @@ def test_a_misspelt_name_gets_the_closest_or_all(word, cure):
 def test_addresses_are_shown_without_what_opens_them(text, shown):
     assert errors.redacted(text) == shown
     assert shown in str(UserError("is wrong", where=text))
+
+
+@pytest.mark.parametrize("kind", [UserError, errors.ArtifactError, errors.NeuronLensError])
+def test_what_is_quoted_does_nothing_to_a_terminal(kind):
+    told = str(kind("holds \x1b[31mred, \u202e and\x00\n\ud800"))
+    assert told == r"holds \x1b[31mred, \u202e and\x00 \ud800"
+
+
+def test_what_is_quoted_at_length_is_cut_and_the_cure_is_kept():
+    told = str(UserError("x" * 10_000, where="y" * 10_000, cure="Do something else."))
+    assert len(told) < 2_100
+    assert told.endswith("x…. Do something else.")

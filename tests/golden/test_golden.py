@@ -52,6 +52,7 @@ def test_audits_are_read_by_every_verb(file: Path, here: Path, capfd: pytest.Cap
     code, shown = told(capfd, "show", "after")
     assert code == 0
     assert f"unedited: accuracy {points(document['base']['accuracy'])} %" in shown
+    assert "there is no page of it yet: neuronlens report after writes one" in shown
     code, card = told(capfd, "neuron", "after", f"{SITE}:3", "--json")
     means = read_table(here / "after/fit/statistics.parquet").to_pylist()
     wanted = {row["concept"]: row["mean"] for row in means if row["neuron"] == 3}

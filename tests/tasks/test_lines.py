@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,24 @@ def test_one_process_watches_a_line(line: Line) -> None:
 def test_names_of_lines_are_safe(tmp_path: Path) -> None:
     assert Line.of("models:/our/../model", tmp_path).folder.parent == tmp_path / "lines"
     assert Line.of("owner/name", tmp_path).name == "owner--name"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({name: value} for name in ("checkpoint", "key", "at") for value in (None, 3, [])),
+        *({name: value} for name in ("audit", "before") for value in (3, "../../x", "a/b", "", ".")),
+        *({"order": value} for value in ("1", None, True, 1 << 70, 1.5)),
+        *({"gates": value} for value in (None, [3], [{}], [{"verdict": "PASS"}])),
+        {"outcome": "perhaps"},
+        {"error": 3},
+        {"unheard": "of"},
+    ],
+    ids=str,
+)
+def test_a_decision_of_other_types_is_none(line: Line, changed: dict[str, object]) -> None:
+    line.add(decision("checkpoint-1"))
+    file = line.folder / RECORD
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed) + "\n")
+    with pytest.raises(UserError, match=r"record\.jsonl:1: is no decision .*Take the line out"):
+        line.decisions()
