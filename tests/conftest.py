@@ -53,7 +53,6 @@ def hooks(model: torch.nn.Module) -> int:
 
 def pytest_collection_finish() -> None:
     """What the imports have made stays; looking for garbage among it, again and again, takes a twentieth of all the time."""
-    gc.collect()
     gc.freeze()
 
 
