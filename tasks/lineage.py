@@ -57,8 +57,8 @@ def lineage(audit: Audit) -> list[Link]:
         told, holds = [], artifact.is_intact(audit.folder / name)
         told.append("every file as its manifest says" if holds else "FILES DIFFER from its manifest")
         for need in stage.needs:
-            same = {contents[need], *([stage.identity(audit.folder / need)] if contents[need] else [])}
-            if manifests[name]["inputs"].get(need) not in same:  # earlier versions knew contents alone
+            made_of = {contents[need], *([stage.identity(audit.folder / need)] if contents[need] else [])}
+            if manifests[name]["inputs"].get(need) not in made_of:  # earlier versions knew contents alone
                 told.append(f"MADE OF ANOTHER {need}")
                 holds = False
         if audit.pipeline is not None:
