@@ -26,7 +26,10 @@ def compared(a: Path, b: Path, out: Path | None = None, *, seed: int = 0) -> tup
     """
     folder = out or place_of(a, b)
     found = stored(a, b, folder, seed=seed)
-    return folder, compare(a, b, folder, seed) if found is None else found
+    if found is None:
+        return folder, compare(a, b, folder, seed)
+    artifact.remove_stale(folder)
+    return folder, found
 
 
 def stored(a: Path, b: Path, folder: Path, *, seed: int = 0) -> dict[str, Any] | None:

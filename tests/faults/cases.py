@@ -92,7 +92,7 @@ class Cases:
             if not (here.parent / f"{cell.name}.fired").exists():
                 yield "nothing has gone wrong"
             yield from _never_half(here, whole)
-            killed = disturbed.code == -signal.SIGKILL
+            killed = cell.fault in ("SIGKILL", "killed-worker")
             yield from (f"left by a run that has tidied up: {name}" for name in ([] if killed else hidden(here)))
         else:
             self._hurt(cell, here, words)
