@@ -215,7 +215,17 @@ def read_activations(folder: Path, dataset: pa.Table, sites: Sequence[Site] | No
 
     Raises:
         UserError: activations of rows were not kept.
+        ArtifactError: files are damaged, or do not belong together.
     """
+    try:
+        return _joined(folder, dataset, sites)
+    except (KeyError, ValueError, TypeError) as error:  # what was flipped in a file may still be a table
+        raise damaged(
+            folder / "rows.parquet", ValueError(f"it is not what belongs to the other files: {error}")
+        ) from error
+
+
+def _joined(folder: Path, dataset: pa.Table, sites: Sequence[Site] | None) -> Activations:
     rows = read_table(folder / "rows.parquet").sort_by([("shard", "ascending"), ("slot", "ascending")])
     shards = sorted(set(rows["shard"].to_pylist()))
     found = (
@@ -229,6 +239,8 @@ def read_activations(folder: Path, dataset: pa.Table, sites: Sequence[Site] | No
     }
     place = {row: i for i, row in enumerate(dataset["row"].to_pylist())}
     index = [place[row] for row in rows["row"].to_pylist()]
+    if any(tile.shape[1] != len(index) for tile in values.values()):
+        raise ValueError("of another number of rows")
     known = dataset.take(index)
     return Activations(
         values,

@@ -23,9 +23,10 @@ from neuronlens.activations.store import (
     shard_path,
     write_shard,
 )
-from neuronlens.artifact import write_table
+from neuronlens.artifact import read_table, write_table
 from neuronlens.errors import ArtifactError, SiteError
 from neuronlens.sites import Site
+from tests.golden.make import AUDIT, thawed
 
 
 @settings(deadline=None, max_examples=30)
@@ -160,3 +161,17 @@ def test_the_side_table_has_the_promised_columns():
     assert table.column_names == list(names)
     assert table.schema.field("row").type == pa.int64()
     assert table.schema.field("confidence").type == pa.float32()
+
+
+def test_files_that_do_not_belong_together_are_damaged(tmp_path):
+    extract = thawed(AUDIT, tmp_path) / "after/extract"
+    dataset, site = read_table(tmp_path / "after/prepare/dataset.parquet"), Site.parse("resid_post.1")
+    whole = read_activations(extract, dataset, [site])
+    assert whole.values[site].shape == (16, len(dataset))
+    with pytest.raises(
+        ArtifactError, match=r"rows\.parquet: cannot be read \(it is not what belongs to the other files"
+    ):
+        read_activations(extract, dataset.slice(0, 5), [site])
+    write_shard(store.shard_path(extract, site, 0), whole.values[site][:, 1:])
+    with pytest.raises(ArtifactError, match=r"rows\.parquet: cannot be read \(.*of another number of rows"):
+        read_activations(extract, dataset, [site])

@@ -114,7 +114,7 @@ def test_activations_of_any_bytes(tried: Tried, audits: Path, data: st.DataObjec
     dataset = read_table(AFTER / "prepare" / "dataset.parquet")
     with other(file, data.draw(spoilt_bytes(file.read_bytes()))):
         tried.reading(lambda: read_neuron(folder, site, 3) if shard else None)
-        tried.reading(lambda: read_activations(folder, dataset, [site]))
+        tried.reading(lambda: read_activations(folder, dataset, [site]), again=True)
 
 
 def workspace(root: Path) -> Workspace:
@@ -142,7 +142,7 @@ def test_records_of_lines(tried: Tried, tmp_path: Path, value: Any, content: byt
     (line.folder / RECORD).write_bytes(as_json(value) + b"\n" + content)
     tried.reading(line.decisions, RECORD)
     (line.folder / RECORD).write_bytes(as_json(value) + b"\n")
-    tried.reading(lambda: [listed(tmp_path, []), trend(tmp_path, [], "run")], RECORD)
+    tried.reading(lambda: [listed(tmp_path, []), trend(tmp_path, [], "run")], RECORD, again=True)
 
 
 INDEX = index_of(made("one"), made("two", line="run", order=3)).encode()
@@ -168,7 +168,7 @@ def test_notes_beside_them(tried: Tried, tmp_path: Path, value: Any, content: by
     (place / "noted.json").write_bytes(as_json(value))
     (place / "services.json").write_bytes(content)
     tried.reading(lambda: Store("sqlite:///x", own).known("key"))
-    tried.reading(lambda: services.running(tmp_path))
+    tried.reading(lambda: services.running(tmp_path), again=True)
 
 
 @often(12, 600)

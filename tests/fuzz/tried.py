@@ -51,9 +51,13 @@ class Tried:
             assert all(each.isprintable() for each in told.split("\n")), (line, told)
             assert all(place in each for each in complaints), (line, told)
 
-    def reading(self, read: Callable[[], object], place: str = "") -> None:
-        """Call what reads one input."""
-        self.count += 1
+    def reading(self, read: Callable[[], object], place: str = "", *, again: bool = False) -> None:
+        """Call what reads one input.
+
+        Args:
+            again: it is no other input than the one before.
+        """
+        self.count += not again
         try:
             read()
         except NeuronLensError as error:
