@@ -11,7 +11,7 @@ from neuronlens.stages import flat
 from tests.flows import kills
 from tests.forked import Forked
 
-KILLS = 3  # a kill costs some ten seconds with what follows it; `python -m tests.flows.kills` takes any number
+KILLS = 2  # a kill costs some ten seconds with what follows it; `python -m tests.flows.kills` takes any number
 
 
 def test_a_run_killed_at_any_moment_goes_on_where_it_stopped(configure: Callable[..., Config], tmp_path: Path) -> None:
