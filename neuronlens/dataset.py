@@ -172,7 +172,6 @@ def read_rows(file: Path) -> pa.Table:
         )
     try:
         table = reader(file)
-        table.validate(full=True)  # what calls itself text may be none
         names = table.column_names
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DatasetError(
@@ -320,7 +319,12 @@ def _strings(table: pa.Table, column: str, where: str, option: str | None) -> li
             raise DatasetError(
                 f"column {column!r} holds {values.type}, not text", where=where, cure="Name another column."
             ) from None
-    strings: list[str | None] = values.to_pylist()
+    try:  # what calls itself text may be none
+        strings: list[str | None] = values.to_pylist()
+    except UnicodeDecodeError as error:
+        raise DatasetError(
+            f"cannot be read ({error})", where=where, cure=f"Column {column!r} must be UTF-8; convert it."
+        ) from None
     return strings
 
 
