@@ -9,6 +9,7 @@ import pytest
 
 from neuronlens import figures
 from neuronlens.artifact import read_json
+from neuronlens.comparison import SCHEMA_VERSION
 from neuronlens.errors import UserError
 from neuronlens.pages.standalone import svg_file
 from neuronlens.report.context import main_numbers
@@ -95,7 +96,7 @@ def test_the_trend_goes_from_audit_to_audit(audits: list[Path]) -> None:
 
 
 def test_a_comparison_is_found_in_its_folder(tmp_path: Path) -> None:
-    (tmp_path / "comparison.json").write_text(json.dumps(comparison()))
+    (tmp_path / "comparison.json").write_text(json.dumps(comparison() | {"schema_version": SCHEMA_VERSION}))
     assert figures.changes(tmp_path).to_dict() == figures.changes(str(tmp_path)).to_dict()
     assert figures.changes(tmp_path).to_dict() == figures.changes(comparison()).to_dict()
     with pytest.raises(UserError, match=r"holds no comparison.*neuronlens compare"):
