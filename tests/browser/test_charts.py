@@ -27,7 +27,9 @@ def pages(reported: dict[str, Path]) -> dict[str, str]:
     audit = read_json(reported["report"] / "audit.json")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(drawing, "terse", id)  # which changes nothing
-        patch.setattr(drawing, "_drawn", drawing._drawn.__wrapped__)  # what is drawn now is not what others are to be given
+        patch.setattr(
+            drawing, "_drawn", drawing._drawn.__wrapped__
+        )  # what is drawn now is not what others are to be given
         long = html(audit)
     return {"short": html(audit), "long": long}
 
