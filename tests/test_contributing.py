@@ -41,8 +41,9 @@ def applied(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str | No
                 ROOT / folder, copies[name] / folder, ignore=shutil.ignore_patterns("__pycache__", "images", "golden")
             )
         command = ["git", "apply", "-"]
-        given = {"input": diff_of(name), "text": True, "cwd": copies[name], "capture_output": True}
-        done = subprocess.run(command, check=False, **given)  # type: ignore[call-overload]
+        done = subprocess.run(
+            command, input=diff_of(name), text=True, cwd=copies[name], capture_output=True, check=False
+        )
         assert done.returncode == 0, f"{name}: {done.stderr}"
     pairs = [f"{name}={folder}" for name, folder in copies.items()]
     command = [sys.executable, "-B", "tests/recipes.py", str(ROOT), *pairs]

@@ -235,7 +235,8 @@ def mortal_workers(cell: Cell, fired: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         if dies and cell.moment in ("during", "always"):
             half = Injection(Cell("SIGKILL", cell.stage, "part"), fired.with_name(f"worker-{os.getpid()}"))
-            half._writes = bool  # type: ignore[assignment]  # amid whatever comes first
+            # every path is one of a write, so that it dies amid the first; a method of one object is replaced, which mypy refuses
+            half._writes = bool  # type: ignore[assignment]
             half.start()
         maker(name)
         if dies:

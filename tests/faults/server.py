@@ -22,7 +22,7 @@ def main(folder: Path) -> None:
     for line in sys.stdin:
         try:
             found = cases.problems(Cell(**json.loads(line)))
-        except Exception:
+        except Exception:  # of one cell, whose test tells it; the cells behind it want this process
             found = [traceback.format_exc()]
         sys.stdout.write(json.dumps(found) + "\n")
         sys.stdout.flush()

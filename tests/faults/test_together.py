@@ -16,6 +16,7 @@ from tasks.versioning import Workspace
 from tests.conftest import ROOT
 from tests.faults.runs import AUDIT, Runner, artifacts, held_locks
 
+# over a minute each with what else is at work; two runs of one audit at once, without a server, are looked at by test_faults
 pytestmark = pytest.mark.skipif(os.environ.get("NEURONLENS_FAULTS") != "all", reason="make faults runs it")
 
 PLAIN = "import sys; from flows.cli import main; sys.exit(main(sys.argv[1:]))"

@@ -54,7 +54,7 @@ def as_json(value: Any) -> bytes:
 def test_manifests_of_any_values(tried: Tried, audits: Path, data: st.DataObject, stage: str, line: list[str]) -> None:
     file = AFTER / stage / "manifest.json"
     with other(file, as_json(data.draw(spoilt_json(read_json(file))))):
-        tried.verbs(line)
+        tried.assert_told(line)
 
 
 FACTS = ["prepare", "extract", "fit", "evaluate", "report"]
@@ -68,7 +68,7 @@ def test_facts_of_any_values(tried: Tried, audits: Path, data: st.DataObject, st
     manifest["facts"] = data.draw(spoilt_json(manifest["facts"]))
     workspace(audits)
     with other(file, as_json(manifest)):
-        tried.verbs(["list"], ["neuron", "after", f"{SITE}:3"])
+        tried.assert_told(["list"], ["neuron", "after", f"{SITE}:3"])
 
 
 @often(6, 300)
@@ -76,7 +76,7 @@ def test_facts_of_any_values(tried: Tried, audits: Path, data: st.DataObject, st
 def test_documents_of_any_values(tried: Tried, audits: Path, data: st.DataObject, line: list[str]) -> None:
     file = AFTER / "report" / "audit.json"
     with other(file, as_json(data.draw(spoilt_json(read_json(file))))):
-        tried.verbs(line)
+        tried.assert_told(line)
 
 
 @often(3, 150)
@@ -84,7 +84,7 @@ def test_documents_of_any_values(tried: Tried, audits: Path, data: st.DataObject
 def test_documents_of_any_bytes(tried: Tried, audits: Path, data: st.DataObject, name: str) -> None:
     file = AFTER / "report" / name
     with other(file, data.draw(spoilt_bytes(file.read_bytes()))):
-        tried.verbs(*SHOW[:2])
+        tried.assert_told(*SHOW[:2])
 
 
 TABLES = [
@@ -103,7 +103,7 @@ def test_tables_of_any_bytes(
     whole = file.read_bytes()
     since = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little") if footer else 0
     with other(file, data.draw(spoilt_bytes(whole, since=since))):
-        tried.verbs(line)
+        tried.assert_told(line)
 
 
 @often(10, 400)
@@ -113,8 +113,8 @@ def test_activations_of_any_bytes(tried: Tried, audits: Path, data: st.DataObjec
     file = shard_path(folder, site, 0) if shard else folder / "rows.parquet"
     dataset = read_table(AFTER / "prepare" / "dataset.parquet")
     with other(file, data.draw(spoilt_bytes(file.read_bytes()))):
-        tried.reading(lambda: read_neuron(folder, site, 3) if shard else None)
-        tried.reading(lambda: read_activations(folder, dataset, [site]), again=True)
+        tried.assert_read_or_refused(lambda: read_neuron(folder, site, 3) if shard else None)
+        tried.assert_read_or_refused(lambda: read_activations(folder, dataset, [site]), again=True)
 
 
 def workspace(root: Path) -> Workspace:
@@ -140,9 +140,9 @@ def test_records_of_lines(tried: Tried, tmp_path: Path, value: Any, content: byt
     line = Line(tmp_path, "run", "run")
     line.folder.mkdir(parents=True, exist_ok=True)
     (line.folder / RECORD).write_bytes(as_json(value) + b"\n" + content)
-    tried.reading(line.decisions, RECORD)
+    tried.assert_read_or_refused(line.decisions, RECORD)
     (line.folder / RECORD).write_bytes(as_json(value) + b"\n")
-    tried.reading(lambda: [listed(tmp_path, []), trend(tmp_path, [], "run")], RECORD, again=True)
+    tried.assert_read_or_refused(lambda: [listed(tmp_path, []), trend(tmp_path, [], "run")], RECORD, again=True)
 
 
 INDEX = index_of(made("one"), made("two", line="run", order=3)).encode()
@@ -152,7 +152,7 @@ INDEX = index_of(made("one"), made("two", line="run", order=3)).encode()
 @given(content=spoilt_bytes(INDEX), name=NASTY)
 def test_the_index_over_all_audits(tried: Tried, content: bytes, name: str) -> None:
     text = content.decode(errors="replace")
-    tried.reading(lambda: index_of(*read_index(text)[0], made(name.encode(errors="replace").decode())))
+    tried.assert_read_or_refused(lambda: index_of(*read_index(text)[0], made(name.encode(errors="replace").decode())))
 
 
 @often(8, 200)
@@ -167,15 +167,15 @@ def test_notes_beside_them(tried: Tried, tmp_path: Path, value: Any, content: by
     (tmp_path / "x").touch()
     (place / "noted.json").write_bytes(as_json(value))
     (place / "services.json").write_bytes(content)
-    tried.reading(lambda: Store("sqlite:///x", own).known("key"))
-    tried.reading(lambda: services.running(tmp_path), again=True)
+    tried.assert_read_or_refused(lambda: Store("sqlite:///x", own).known("key"))
+    tried.assert_read_or_refused(lambda: services.running(tmp_path), again=True)
 
 
 @often(12, 600)
 @given(content=spoilt_bytes(LENS.read_bytes()))
 def test_lenses_of_any_bytes(tried: Tried, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "lens").write_bytes(content)
-    tried.reading(lambda: Lens.load(tmp_path / "lens"), "lens")
+    tried.assert_read_or_refused(lambda: Lens.load(tmp_path / "lens"), "lens")
 
 
 @often(1, 30)
@@ -186,4 +186,4 @@ def test_comparisons_of_any_values(tried: Tried, audits: Path, data: st.DataObje
         thawed(COMPARISON, audits / "comparisons").joinpath("comparison").rename(place)
     file = place / data.draw(st.sampled_from(["comparison.json", "manifest.json"]))
     with other(file, as_json(data.draw(spoilt_json(read_json(file))))):
-        tried.verbs(["gate", "after", "--since", "before"], ["compare", "before", "after"])
+        tried.assert_told(["gate", "after", "--since", "before"], ["compare", "before", "after"])

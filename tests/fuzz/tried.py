@@ -35,8 +35,8 @@ class Tried:
     def __init__(self) -> None:
         self.count = 0
 
-    def verbs(self, *lines: Sequence[str | Path], place: str = "") -> None:
-        """Run verbs on one input.
+    def assert_told(self, *lines: Sequence[str | Path], place: str = "") -> None:
+        """Run verbs on one input: each does its work, or refuses it by an exit code of its own and in one printable line.
 
         Args:
             place: what a refusal has to name.
@@ -51,8 +51,8 @@ class Tried:
             assert all(each.isprintable() for each in told.split("\n")), (line, told)
             assert all(place in each for each in complaints), (line, told)
 
-    def reading(self, read: Callable[[], object], place: str = "", *, again: bool = False) -> None:
-        """Call what reads one input.
+    def assert_read_or_refused(self, read: Callable[[], object], place: str = "", *, again: bool = False) -> None:
+        """Call what reads one input: it returns, or raises an error of ours that is one printable line.
 
         Args:
             again: it is no other input than the one before.

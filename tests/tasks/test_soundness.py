@@ -219,6 +219,7 @@ def test_another_method_decides_about_its_stage(
     name: str, inputs: Path, plain: Path, versioned: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = told(settings(inputs), versioned)
+    # monkeypatch asks for a mutable mapping: STAGES is a dict that calls itself a Mapping, so that nobody else changes it
     monkeypatch.setitem(STAGES, name, replace(STAGES[name], method=STAGES[name].method + 1))  # type: ignore[arg-type]
     assert by_manifests(settings(inputs), plain) == {name}
     assert by_dvc(settings(inputs), versioned, before) == {name}
