@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuronlens.artifact import fresh_folder, hash_file, hash_value, read_table, slug, write_table
-from neuronlens.config import DatasetParams, EvaluateParams
-from neuronlens.errors import DatasetError, did_you_mean
+from neuronlens.config import DatasetParams
+from neuronlens.errors import DatasetError
+from neuronlens.text_files import no_column, read_rows, strings
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -96,9 +97,9 @@ def open_dataset(params: DatasetParams, seed: int = 0) -> Dataset:
     """
     file, name = locate_dataset(params)
     table = read_rows(file)
-    texts = _strings(table, params.text, str(file), "--text")
-    labels = _strings(table, params.label, str(file), "--label")
-    given = _strings(table, params.split, str(file), "--split") if params.split in table.column_names else None
+    texts = strings(table, params.text, str(file), "--text")
+    labels = strings(table, params.label, str(file), "--label")
+    given = strings(table, params.split, str(file), "--split") if params.split in table.column_names else None
 
     notes: list[str] = []
     keep = [row for row, text in enumerate(texts) if text is not None and text.strip()]
@@ -147,86 +148,6 @@ def dataset_fingerprint(params: DatasetParams) -> str:
     return hash_file(locate_dataset(params)[0])
 
 
-def read_rows(file: Path) -> pa.Table:
-    """A Parquet, CSV or JSON Lines file as an Arrow table.
-
-    Raises:
-        DatasetError: unknown ending or unreadable content.
-    """
-    import pyarrow as pa
-    import pyarrow.csv
-    import pyarrow.json
-    import pyarrow.parquet
-
-    readers: dict[str, Callable[[Path], pa.Table]] = {
-        ".parquet": pa.parquet.read_table,
-        ".csv": lambda path: _read_csv(path, ","),
-        ".tsv": lambda path: _read_csv(path, "\t"),
-        ".jsonl": pa.json.read_json,
-        ".ndjson": pa.json.read_json,
-    }
-    reader = readers.get(file.suffix.lower())
-    if reader is None:
-        raise DatasetError(
-            f"ending {file.suffix!r} is not known", where=str(file), cure=f"Use one of {', '.join(readers)}."
-        )
-    try:
-        table = reader(file)
-        names = table.column_names
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DatasetError(
-            f"cannot be read ({error})", where=str(file), cure="Check that row and the file's ending."
-        ) from None
-    if not names or table.num_rows == 0:
-        raise DatasetError("has no rows", where=str(file), cure="Name a file with labelled text.")
-    return table
-
-
-def _read_csv(file: Path, delimiter: str) -> pa.Table:
-    """Every column as text: a label 007 is a name, and a column that looks like numbers for a megabyte may not be."""
-    import pyarrow as pa
-    import pyarrow.csv
-
-    parse = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-    with pa.csv.open_csv(file, parse_options=parse) as reader:
-        names = reader.schema.names
-    convert = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
-    return pa.csv.read_csv(file, parse_options=parse, convert_options=convert)
-
-
-def read_documents(path: str, rows: int) -> list[str]:
-    """The first `rows` non-empty documents of a text file (one a line) or of a table's `text` column.
-
-    Raises:
-        DatasetError: the file cannot be read or holds no text.
-    """
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise DatasetError(
-            "no such file",
-            where=f"evaluate.auxiliary: {path}",
-            cure="Name a text file with a document a line, or --set evaluate.auxiliary=null.",
-        )
-    if file.suffix.lower() in (".txt", ".text"):
-        try:
-            found: Sequence[str | None] = file.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise DatasetError(f"is not UTF-8 ({error})", where=path, cure="Convert it.") from None
-    else:
-        found = _strings(read_rows(file), "text", path, None)
-    documents = [text for text in found if text and text.strip()]
-    if not documents:
-        raise DatasetError("holds no text", where=path, cure="Name a text file with a document a line.")
-    return documents[:rows]
-
-
-def spare_documents(params: EvaluateParams) -> list[str]:
-    """Auxiliary documents behind those that perplexity is measured on; none where there is no auxiliary text."""
-    if params.auxiliary is None:
-        return []
-    return read_documents(params.auxiliary, 2 * params.auxiliary_rows)[params.auxiliary_rows :]
-
-
 def freeze_hub_dataset(name: str, *, text: str, label: str, cache: Path | None = None) -> Path:
     """Download a hub data set once and keep it as Parquet, so that an audit's data cannot change under it.
 
@@ -271,7 +192,7 @@ def freeze_hub_dataset(name: str, *, text: str, label: str, cache: Path | None =
     for split, rows in loaded.items():
         for column, option in ((text, "--text"), (label, "--label")):
             if column not in rows.column_names:
-                raise _no_column(column, rows.column_names, _HUB + name, option)
+                raise no_column(column, rows.column_names, _HUB + name, option)
         names = getattr(rows.features[label], "names", None)
         labels = [_class_name(names, value) for value in rows[label]]
         columns = {
@@ -294,38 +215,6 @@ def _class_name(names: Sequence[str] | None, value: Any) -> Any:
 def read_dataset(folder: Path) -> Dataset:
     """The rows that the stage `prepare` wrote."""
     return Dataset.from_table(read_table(folder / "dataset.parquet"))
-
-
-def _no_column(column: str, known: Sequence[str], where: str, option: str | None) -> DatasetError:
-    hint = f" Name the column with {option}." if option else ""
-    return DatasetError(f"has no column {column!r}", where=where, cure=did_you_mean(column, known) + hint)
-
-
-def _strings(table: pa.Table, column: str, where: str, option: str | None) -> list[str | None]:
-    """A column as strings; numbers become their digits."""
-    import pyarrow as pa
-
-    if column not in table.column_names:
-        raise _no_column(column, table.column_names, where, option)
-    if table.column_names.count(column) > 1:
-        raise DatasetError(f"has several columns {column!r}", where=where, cure="Rename all but one.")
-    values = table[column]
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
-    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
-        try:
-            values = values.cast(pa.string())
-        except pa.ArrowException:
-            raise DatasetError(
-                f"column {column!r} holds {values.type}, not text", where=where, cure="Name another column."
-            ) from None
-    try:  # what calls itself text may be none
-        strings: list[str | None] = values.to_pylist()
-    except UnicodeDecodeError as error:
-        raise DatasetError(
-            f"cannot be read ({error})", where=where, cure=f"Column {column!r} must be UTF-8; convert it."
-        ) from None
-    return strings
 
 
 def _rank(text: str, seed: int) -> bytes:

@@ -15,13 +15,13 @@ from neuronlens.activations.memory import batch_budget
 from neuronlens.activations.ordinary import TEXTS, looked_into
 from neuronlens.activations.passes import one_token_will_do
 from neuronlens.config import Config, InterventionParams, TunedParams
-from neuronlens.dataset import read_documents, spare_documents
 from neuronlens.encoding import Encoder, encoder_for, longest_input
 from neuronlens.evaluation.cost import Route, Shape, deciding_route, joint_route, text_route
 from neuronlens.evaluation.shared_prompt import can_share, shared_tokens
 from neuronlens.prepare import Inputs, check
 from neuronlens.ranges.rowless import without_rows
 from neuronlens.sites import Site, site_width
+from neuronlens.text_files import read_documents, spare_documents
 from neuronlens.values import WIDTHS
 
 _FIT_SECONDS = 4e-7  # a value, with every statistic, test and ranking

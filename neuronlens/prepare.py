@@ -11,10 +11,11 @@ from pathlib import Path
 from neuronlens.artifact import write_table
 from neuronlens.checkpoint import Checkpoint, open_checkpoint
 from neuronlens.config import Config
-from neuronlens.dataset import SPLITS, Dataset, open_dataset, read_documents
+from neuronlens.dataset import SPLITS, Dataset, open_dataset
 from neuronlens.encoding import Labels, encode_questions, encoder_for, resolve_labels
 from neuronlens.questions import read_questions
 from neuronlens.sites import Site, expand_sites, layer_count, module_below_block, site_width, top_count
+from neuronlens.text_files import read_documents
 
 
 @dataclass(frozen=True)

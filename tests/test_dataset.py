@@ -22,9 +22,9 @@ from neuronlens.dataset import (
     load_dataset,
     locate_dataset,
     read_dataset,
-    read_documents,
 )
 from neuronlens.errors import DatasetError
+from neuronlens.text_files import read_documents
 
 ROWS = [
     {"text": f"{word} number {i}", "label": label, "split": split}
@@ -261,6 +261,32 @@ def test_files_that_cannot_be_read(tmp_path):
         assert f"{name}: cannot be read" in refused(tmp_path / name)
     (tmp_path / "head.csv").write_text("text,label\n")
     assert "has no rows" in refused(tmp_path / "head.csv")
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (b'{"text": "a"', "line 2: "),
+        (b"[1]", "line 2 is no object"),
+        (b'{"text": NaN}', "line 2: NaN is no number"),
+        (b'{"text": 1' + b"0" * 5000 + b"}", "line 2: "),
+        (b'{"text": [1]}', "cannot be read"),
+        (b'{"text": "\\ud800"}', "cannot be read"),
+        (b"[" * 100_000, "cannot be read"),
+    ],
+)
+def test_a_line_that_is_no_row_is_named(tmp_path, line, told):
+    """Damaged bytes among them at which Arrow's own reader has ended the process."""
+    file = tmp_path / "x.jsonl"
+    file.write_bytes(b'{"text": "a", "label": "b"}\n' + line + b"\n")
+    found = refused(file)
+    assert "x.jsonl: cannot be read" in found
+    assert told in found
+
+
+def test_what_looks_like_a_date_stays_text(tmp_path):
+    rows = [{**row, "label": {"sports": "2026-01-01", "health": "7", "law": "x"}[row["label"]]} for row in ROWS]
+    assert load_dataset(write(tmp_path / "x.jsonl", rows)).concepts == ("2026-01-01", "7", "x")
 
 
 def test_text_in_another_encoding_is_called_by_its_name(tmp_path):

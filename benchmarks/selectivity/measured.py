@@ -17,7 +17,7 @@ from benchmarks.selectivity.tables import Row
 from neuronlens.artifact import write_table
 from neuronlens.checkpoint import Checkpoint, open_checkpoint
 from neuronlens.config import Config
-from neuronlens.dataset import Dataset, read_dataset, read_documents
+from neuronlens.dataset import Dataset, read_dataset
 from neuronlens.evaluation.choice import choose
 from neuronlens.evaluation.contrasts import contrasts_table
 from neuronlens.evaluation.frontier import frontier_tables, walked
@@ -29,6 +29,7 @@ from neuronlens.evaluation.text import document_losses
 from neuronlens.example import Example
 from neuronlens.ranges.selection import Ranges
 from neuronlens.stages import run_stage
+from neuronlens.text_files import read_documents
 
 MEASURED = (
     *("target_accuracy_drop", "complement_accuracy_drop", "selectivity", "confidence_selectivity"),

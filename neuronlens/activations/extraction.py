@@ -35,13 +35,14 @@ from neuronlens.activations.tokens import resolve_pooling
 from neuronlens.artifact import hash_value, read_manifest, read_table, write_table
 from neuronlens.checkpoint import Checkpoint, device_of, open_checkpoint
 from neuronlens.config import Config
-from neuronlens.dataset import Dataset, read_dataset, spare_documents
+from neuronlens.dataset import Dataset, read_dataset
 from neuronlens.encoding import Encoder, Labels, encoder_for, resolve_labels
 from neuronlens.parts import check_planned, go_on, link_files
 from neuronlens.progress import Progress
 from neuronlens.sites import Site, expand_sites, layer_count, resolve, site_width
 from neuronlens.streaming.summary import Summary, read_summary, write_summary
 from neuronlens.structure import doubts
+from neuronlens.text_files import spare_documents
 
 ROWS = "rows.parquet"
 DOCUMENTS = "documents"

@@ -21,7 +21,7 @@ from neuronlens.activations.memory import batch_budget
 from neuronlens.artifact import hash_value, read_manifest
 from neuronlens.checkpoint import device_of, open_checkpoint
 from neuronlens.config import Config
-from neuronlens.dataset import read_dataset, read_documents
+from neuronlens.dataset import read_dataset
 from neuronlens.evaluation.choice import FAMILIES, choose, members
 from neuronlens.evaluation.frontier import walked
 from neuronlens.evaluation.joint import JointMethod, JointScores, joint_methods
@@ -36,6 +36,7 @@ from neuronlens.interventions.kinds import AnyEdit, Edit, Joint
 from neuronlens.interventions.latents import Reconstruction
 from neuronlens.parts import check_planned, go_on
 from neuronlens.sites import expand_sites, layer_count
+from neuronlens.text_files import read_documents
 
 VALIDATION, TEST, JOINT, TEXT, QUESTIONS = "validation", "test", "joint", "text", "questions"
 RECONSTRUCTED = "reconstructed"

@@ -14,7 +14,7 @@ from neuronlens.activations.memory import batch_budget
 from neuronlens.artifact import write_table
 from neuronlens.checkpoint import Checkpoint, device_of
 from neuronlens.config import Config
-from neuronlens.dataset import Dataset, read_documents
+from neuronlens.dataset import Dataset
 from neuronlens.evaluation.contrasts import contrasts_table
 from neuronlens.evaluation.frontier import frontier_tables
 from neuronlens.evaluation.joint import joint_table
@@ -28,6 +28,7 @@ from neuronlens.evaluation.scoring import RowScores, score_rows
 from neuronlens.evaluation.text import PERPLEXITY, document_losses, perplexity_columns
 from neuronlens.parts import Held, Parts
 from neuronlens.sources import Sources
+from neuronlens.text_files import read_documents
 
 IDENTITY = (
     *("site", "concept", "method", "setting", "role", "saliency", "top", "range", "base", "tau", "threshold", "gate"),

@@ -11,7 +11,7 @@ import torch
 
 from neuronlens.artifact import read_table
 from neuronlens.checkpoint import load_checkpoint
-from neuronlens.dataset import read_dataset, read_documents
+from neuronlens.dataset import read_dataset
 from neuronlens.encoding import Encoder, encode_questions, resolve_labels
 from neuronlens.evaluation.methods import read_methods
 from neuronlens.interventions.edit import edit
@@ -19,6 +19,7 @@ from neuronlens.params import load_config
 from neuronlens.parts import PartMaker
 from neuronlens.questions import read_questions
 from neuronlens.stages import run_stage
+from neuronlens.text_files import read_documents
 from tests import reference
 from tests.conftest import labelled
 from tests.evaluation.edits import RESIDUAL

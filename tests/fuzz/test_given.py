@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuronlens.config import Config
-from neuronlens.dataset import load_dataset, read_documents
+from neuronlens.dataset import load_dataset
 from neuronlens.questions import read_questions
+from neuronlens.text_files import read_documents
 from tests.conftest import ROOT, labelled
 from tests.fuzz.spoilt import JSON, NASTY, spoilt_bytes, spoilt_json
 from tests.fuzz.tried import Tried, often
