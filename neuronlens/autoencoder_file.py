@@ -73,6 +73,27 @@ def identify_autoencoder(path: Path | str) -> tuple[str | None, str]:
     return place_of(folder.name if weights == _SPARSIFY else str(hook)), hash_files(folder, [_CONFIG, weights])
 
 
+def autoencoders_named(sae: str | Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Name of a site -> folder and fingerprint of the autoencoder there, as it was told or as the autoencoder itself says.
+
+    Args:
+        sae: `checkpoint.sae`: a folder, or site -> folder.
+
+    Raises:
+        CheckpointError: a folder holds none, or one that does not say what it was trained on.
+    """
+    if not isinstance(sae, str):
+        return {site: (path, identify_autoencoder(path)[1]) for site, path in sorted(sae.items())}
+    place, fingerprint = identify_autoencoder(sae)
+    if place is None:
+        raise CheckpointError(
+            "does not say which site it was trained on",
+            where=sae,
+            cure=f"Say so: checkpoint.sae: {{resid_post.3: {sae}}}.",
+        )
+    return {place: (sae, fingerprint)}
+
+
 def place_of(name: str) -> str | None:
     """The site that a hook name of TransformerLens or a module path of a Hugging Face model stands for; None for any other."""
     before = _BEFORE.search(name)

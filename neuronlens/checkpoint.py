@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from neuronlens.artifact import hash_value
 from neuronlens.autoencoder import Autoencoder, hold_autoencoders
-from neuronlens.autoencoder_file import identify_autoencoder, load_autoencoder
+from neuronlens.autoencoder_file import autoencoders_named, load_autoencoder
 from neuronlens.config import CheckpointParams
 from neuronlens.errors import CheckpointError
 from neuronlens.families import FAMILIES, Family
@@ -233,30 +233,12 @@ def load_checkpoint(
         _refuse_what_cannot_run(folder, raw, config, kind)
     fingerprint, autoencoders = fingerprint_of(folder), {}
     if sae is not None:
-        places = _autoencoder_places(sae)
+        places = autoencoders_named(sae)
         fingerprint = _together(fingerprint, places)
         autoencoders = {place: load_autoencoder(path) for place, (path, _) in places.items()}
         _check_widths(config, autoencoders)
         hold_autoencoders(config, autoencoders)
     return Checkpoint(folder, name, fingerprint, config, kind, dtype, autoencoders, device_map)
-
-
-def _autoencoder_places(sae: str | Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """Name of a site -> folder and fingerprint of the autoencoder there, as it was told or as the autoencoder itself says.
-
-    Raises:
-        CheckpointError: a folder holds none, or one that does not say what it was trained on.
-    """
-    if not isinstance(sae, str):
-        return {site: (path, identify_autoencoder(path)[1]) for site, path in sorted(sae.items())}
-    place, fingerprint = identify_autoencoder(sae)
-    if place is None:
-        raise CheckpointError(
-            "does not say which site it was trained on",
-            where=sae,
-            cure=f"Say so: checkpoint.sae: {{resid_post.3: {sae}}}.",
-        )
-    return {place: (sae, fingerprint)}
 
 
 def _together(fingerprint: str, places: Mapping[str, tuple[str, str]]) -> str:
@@ -357,7 +339,7 @@ def identify_checkpoint(params: CheckpointParams) -> tuple[str, str]:
     folder, name = locate(params.path, params.revision)
     read_config(folder)
     fingerprint = fingerprint_of(folder)
-    return name, fingerprint if params.sae is None else _together(fingerprint, _autoencoder_places(params.sae))
+    return name, fingerprint if params.sae is None else _together(fingerprint, autoencoders_named(params.sae))
 
 
 # keys of config.json that may name compiled code on the hub, which transformers fetches and runs where the package `kernels` is there
