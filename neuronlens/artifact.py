@@ -185,13 +185,20 @@ def _beside(out: Path) -> Path:
     raise ArtifactError(f"{out.parent}: disappears as soon as it is made")
 
 
-def write_whole(file: Path, text: str) -> None:
-    """Write a file of text that appears whole or not at all, in the place of what is there. As `fresh_folder` for folders."""
+def write_whole(file: Path, content: str | bytes) -> None:
+    """Write a file that appears whole or not at all, in the place of what is there. As `fresh_folder` for folders.
+
+    Args:
+        content: text is written as UTF-8.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(file)
     part = file.with_name(f"{_temporary(file)}{_owner()}-{secrets.token_hex(4)}")
     try:
-        part.write_text(text, encoding="utf-8")
+        if isinstance(content, str):
+            part.write_text(content, encoding="utf-8")
+        else:
+            part.write_bytes(content)
         part.replace(file)
     finally:
         part.unlink(missing_ok=True)

@@ -90,6 +90,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     return raw
 
 
+_PANICS = "pyo3_runtime"  # the module that their class says it is of
+
+
 @contextmanager
 def foreign(what: str, where: Path, cure: str) -> Iterator[None]:
     """Around what transformers and its like do with files that anybody may have written.
@@ -99,9 +102,11 @@ def foreign(what: str, where: Path, cure: str) -> Iterator[None]:
     """
     try:
         yield
-    except (NeuronLensError, KeyboardInterrupt, SystemExit):
+    except NeuronLensError:
         raise
     except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__module__ != _PANICS:
+            raise  # whoever ends the process, by a signal or otherwise, says nothing of the files
         told = str(error).strip() or type(error).__name__
         raise CheckpointError(f"{what} ({told})", where=str(where), cure=cure) from error
 

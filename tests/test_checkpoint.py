@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from neuronlens.checkpoint import identify_checkpoint, load_checkpoint, open_checkpoint
 from neuronlens.config import CheckpointParams
 from neuronlens.errors import CheckpointError
+from neuronlens.saved import foreign
 from tests.models import CLASSIFIERS, FAMILIES
 
 
@@ -284,3 +285,19 @@ def test_a_configuration_that_says_nonsense_is_one_line(copy, change):
         CheckpointError, match=r"(config\.json cannot be used|the weights cannot be loaded) \(.*Copy the checkpoint"
     ):
         _ = load_checkpoint(folder).model  # read at first use
+
+
+def test_files_are_blamed_for_what_stumbles_over_them_and_not_for_signals(tmp_path):
+    class Ended(BaseException):
+        """As Prefect raises it in a run that is told to end."""
+
+    class Panic(BaseException):
+        """As a tokenizer's Rust does."""
+
+    Panic.__module__ = "pyo3_runtime"
+    for error in (KeyError("a"), RecursionError(), Panic("index out of range")):
+        with pytest.raises(CheckpointError, match="cannot be used"), foreign("cannot be used", tmp_path, "Copy it."):
+            raise error
+    for error in (Ended(), KeyboardInterrupt(), SystemExit(3)):
+        with pytest.raises(type(error)), foreign("cannot be used", tmp_path, "Copy it."):
+            raise error

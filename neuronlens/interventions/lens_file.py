@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from neuronlens.artifact import canonical_json
+from neuronlens.artifact import canonical_json, write_whole
 from neuronlens.errors import LensError, SiteError, printable
 from neuronlens.interventions.kinds import Intervention, LinearErasure
 from neuronlens.interventions.operators import LOOKED_AT, Target, parse_operator
@@ -191,12 +190,7 @@ def pack(path: Path, header: Header, tensors: Sequence[Tensors]) -> None:
         },
         {_KEY: canonical_json(header.model_dump(mode="json"))},
     )
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_bytes(content)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_whole(path, content)
 
 
 def unpack(path: Path) -> tuple[Header, list[dict[str, torch.Tensor]]]:
