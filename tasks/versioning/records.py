@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neuronlens.artifact import write_whole
 from neuronlens.stages import flat
 from tasks import pipeline
 from tasks.versioning.words import MARKERS
@@ -22,11 +23,28 @@ if TYPE_CHECKING:
 def load(repo: Repo, address: str, written: Mapping[str, Mapping[str, Any]] | None = None) -> PipelineStage:
     """A stage, and what dvc.lock says of it.
 
+    A dvc.lock that somebody was killed over while he wrote it says nothing: it is set aside, and the artifacts and the cache know what it
+    said. One with the marks of a merge conflict is left to whoever merges.
+
     Args:
         written: see `Workspace.look`.
     """
+    from dvc.utils.serialize import ParseError
+    from dvc.utils.strictyaml import YAMLValidationError
+
+    try:
+        return _load(repo, address, written or {})
+    except (ParseError, YAMLValidationError):
+        lock = Path(repo.root_dir, address.rpartition(":")[0]).with_suffix(".lock")
+        if not _cut_short(repo, lock):
+            raise
+        lock.replace(lock.with_name(f"{lock.name}.broken"))
+        return _load(repo, address, written or {})
+
+
+def _load(repo: Repo, address: str, written: Mapping[str, Mapping[str, Any]]) -> PipelineStage:
     file, _, name = address.rpartition(":")
-    path, written = str(Path(repo.root_dir) / file), written or {}
+    path = str(Path(repo.root_dir) / file)
     if file not in written:
         stage: PipelineStage = repo.stage.load_one(path=path, name=name)
     else:
@@ -43,18 +61,31 @@ def load(repo: Repo, address: str, written: Mapping[str, Mapping[str, Any]] | No
     return stage
 
 
-def set_aside_a_half_lock(repo: Repo, address: str) -> None:
-    """Make nothing of a dvc.lock that somebody was killed over while he wrote it. The artifacts and the cache know what it said."""
+def _cut_short(repo: Repo, lock: Path) -> bool:
+    """Whether it is this dvc.lock that cannot be read, for another reason than a merge."""
+    from dvc.dvcfile import Lockfile
     from dvc.utils.serialize import ParseError
     from dvc.utils.strictyaml import YAMLValidationError
 
-    lock = Path(repo.root_dir, address.rpartition(":")[0]).with_suffix(".lock")
+    if not lock.is_file() or MARKERS.search(lock.read_text(encoding="utf-8", errors="replace")):
+        return False
     try:
-        load(repo, address)
+        Lockfile(repo, str(lock)).load()
     except (ParseError, YAMLValidationError):
-        if not lock.is_file() or MARKERS.search(lock.read_text(encoding="utf-8", errors="replace")):
-            raise
-        lock.replace(lock.with_name(f"{lock.name}.broken"))
+        return True
+    return False
+
+
+def forget_a_half_list_of_locks(repo: Repo) -> None:
+    """Remove DVC's list of who is at work on what, if somebody was killed over it while he wrote it: it can be read by nobody."""
+    from dvc.fs import localfs
+    from dvc.rwlock import RWLOCK_FILE, RWLockFileCorruptedError, _edit_rwlock
+
+    try:
+        with _edit_rwlock(repo.tmp_dir, localfs, repo.config["core"].get("hardlink_lock", False)):
+            pass
+    except RWLockFileCorruptedError:
+        Path(repo.tmp_dir, RWLOCK_FILE).unlink(missing_ok=True)
 
 
 def create_stage_of(repo: Repo, known: Mapping[str, Any], wdir: str | None) -> PipelineStage:
@@ -122,7 +153,19 @@ def record(stage: PipelineStage) -> None:
     """Put a stage's outputs into the cache, and what they came from into dvc.lock and the run-cache."""
     stage.save()
     stage.commit()
-    stage.dump(update_pipeline=False)
+    _dump(stage)
+
+
+def _dump(stage: PipelineStage) -> None:
+    """Put a stage into dvc.lock, which appears whole: DVC itself empties the file and then fills it."""
+    from dvc.stage.serialize import to_lockfile
+    from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update
+
+    lock = Path(stage.dvcfile._lockfile.path)
+    known = parse_yaml_for_update(lock.read_text(encoding="utf-8"), str(lock)) if lock.exists() else {}
+    known = known or {"schema": "2.0"}
+    known.setdefault("stages", {}).update(to_lockfile(stage))
+    write_whole(lock, dumps_yaml(known))
 
 
 def hashes(stage: PipelineStage) -> list[tuple[str, Any]]:

@@ -22,15 +22,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock
 
-from neuronlens.errors import InputsChangedError, UserError, redacted
+from neuronlens.artifact import write_whole
+from neuronlens.errors import InputsChangedError, redacted
 from tasks.versioning.records import (
     checked_out,
     create_stage_of,
+    forget_a_half_list_of_locks,
     hashes,
     load,
     record,
     remembered,
-    set_aside_a_half_lock,
     why,
 )
 from tasks.versioning.words import first_line, in_words, reaching, remote_name
@@ -105,7 +106,7 @@ class Workspace:
             (".dvc/config", _CONFIG),
         ):
             if not (root / name).exists():
-                (root / name).write_text(text, encoding="utf-8")
+                write_whole(root / name, text)
         return cls(root)
 
     def ensure(
@@ -153,7 +154,6 @@ class Workspace:
         remote: bool,
     ) -> Decision:
         with self._repo() as repo:
-            set_aside_a_half_lock(repo, address)
             stage = load(repo, address)
             reason = "asked for" if force else why(stage)
             if reason is None:
@@ -321,7 +321,6 @@ class Workspace:
             UserError: what DVC stumbled over, in a line.
         """
         from dvc.repo import Repo, lock_repo
-        from dvc.rwlock import RWLockFileCorruptedError
 
         logging.getLogger("dvc").setLevel(logging.ERROR)  # DVC tells of every file that it writes, and shows bars
 
@@ -332,15 +331,8 @@ class Workspace:
             repo.stage_cache._create_stage = lambda known, wdir=None: create_stage_of(repo, known, wdir)
             try:
                 with lock_repo(repo):
+                    forget_a_half_list_of_locks(repo)
                     yield repo
-            except RWLockFileCorruptedError as error:
-                file = self.root / ".dvc/tmp/rwlock"
-                file.unlink(missing_ok=True)
-                raise UserError(
-                    "was written half by a process that was killed, and has been removed",
-                    where=str(file),
-                    cure="Run the same command again.",
-                ) from error
             finally:
                 repo.close()
 

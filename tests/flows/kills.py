@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -59,7 +60,10 @@ def start(function: Callable[..., None], *arguments: object) -> int:
     try:
         function(*arguments)
         status = 0
+    except BaseException:
+        traceback.print_exc()  # nobody else tells it, as the child ends here
     finally:
+        sys.stderr.flush()
         os._exit(status)
 
 

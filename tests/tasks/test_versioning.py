@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import io
 import json
 import os
 import shutil
@@ -9,6 +11,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -200,25 +203,63 @@ def test_a_merge_conflict_is_told_with_its_cure(toy: Toy) -> None:
 
 
 def test_a_lock_that_was_written_half_is_made_anew_from_what_is_there(toy: Toy) -> None:
-    """Wherever it was cut: nothing is believed that does not stand there whole, and nothing is computed again."""
+    """Wherever it was cut, and whoever asks first: nothing is believed that does not stand there whole, and nothing is computed again."""
     toy.run()
     lock = toy.root / "dvc.lock"
     whole = lock.read_text()
     for length in range(0, len(whole), 37):
-        lock.write_text(whole[:length])
-        assert {outcome for outcome, _ in toy.run()} <= {"current", "restored"}
+        for ask in (toy.look, toy.run):
+            lock.write_text(whole[:length])
+            assert {outcome for outcome, _ in ask()} <= {"current", "restored"}
         assert toy.look() == [CURRENT] * 3
     assert toy.computed == [*STAGES]
 
 
-def test_a_half_written_list_of_dvcs_locks_is_told_and_gone_the_next_time(toy: Toy) -> None:
+def test_a_pipeline_that_cannot_be_read_is_not_blamed_on_the_lock(toy: Toy) -> None:
+    toy.run()
+    lock = (toy.root / "dvc.lock").read_text()
+    (toy.root / "dvc.yaml").write_text("stages: [")
+    with pytest.raises(UserError, match=r"dvc\.yaml: cannot be read"):
+        toy.look()
+    assert (toy.root / "dvc.lock").read_text() == lock
+    assert not [*toy.root.glob("*.broken")]
+
+
+def test_whoever_is_killed_while_dvc_lock_is_written_leaves_it_as_it_was(toy: Toy) -> None:
     toy.run()
     toy.set(three=4)
-    (toy.root / ".dvc/tmp/rwlock").write_text('{"write": {')
-    with pytest.raises(UserError, match=r"rwlock: was written half.*Run the same command again"):
-        toy.run()
-    assert toy.run()[2][0] == "computed"
+    lock = toy.root / "dvc.lock"
+    before = lock.read_text()
+    opened = io.open
+
+    def killed(file: Any, mode: str = "r", *arguments: Any, **more: Any) -> Any:
+        found = opened(file, mode, *arguments, **more)  # which empties it
+        if "dvc.lock" in str(file) and "w" in mode:
+            os._exit(9)
+        return found
+
+    child = os.fork()
+    if not child:
+        io.open = builtins.open = killed  # of the child alone
+        try:
+            toy.run()
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert lock.read_text() == before
+    assert toy.look()[:2] == [CURRENT] * 2
+    assert toy.run()[:2] == [CURRENT] * 2
     assert toy.run() == [CURRENT] * 3
+    assert [path.name for path in toy.root.iterdir() if "dvc.lock" in path.name] == ["dvc.lock"]
+
+
+def test_a_half_written_list_of_dvcs_locks_is_made_anew(toy: Toy) -> None:
+    toy.run()
+    for value, text in enumerate(("", '{"write": {')):
+        toy.set(three=4 + value)
+        (toy.root / ".dvc/tmp/rwlock").write_text(text)
+        assert toy.run()[2][0] == "computed"
+        assert toy.run() == [CURRENT] * 3
 
 
 def test_locks_of_a_process_that_died_are_nobodys_and_those_of_one_that_lives_are_told(toy: Toy) -> None:
