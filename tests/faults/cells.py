@@ -33,7 +33,7 @@ class Cell:
         stage: whose run it disturbs; `page` is what is written around an audit when its stages are there.
         moment: `before` the stage's first write; `during`, a data file is half written; `described`, its manifest is; `part`, one part is
             whole and another half written; `exchanged`, the old artifact has left and the new one has not arrived; `after`, it has.
-            `recorded` and `locked`: DVC is about to take its files, or has and is about to say so in dvc.lock. Of files that are hurt
+            `recorded` and `locked`: DVC is about to take its files, or has, and dvc.lock is half written. Of files that are hurt
             between two runs: `data` and `manifest` of the stage, `input`, the stage before, `part`. Of a worker: `before`, `during`,
             `after` its part, each worker in its turn where `always`.
     """
