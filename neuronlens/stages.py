@@ -268,13 +268,15 @@ def release_memory() -> None:
 def refuse_foreign_files(folder: Path, stage: str) -> None:
     """A stage replaces its folder as a whole, so it must not meet one that NeuronLens did not write.
 
+    A folder that holds one artifact of ours is an audit's, whatever has become of the manifests of the others.
+
     Raises:
         UserError: it would.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError("is a file", where=str(folder), cure="Name a folder with --out.")
     taken = folder / stage
-    if taken.exists() and not (taken / artifact.MANIFEST).exists():
+    if taken.exists() and not any((folder / name / artifact.MANIFEST).exists() for name in STAGES):
         raise UserError(
             f"is no artifact of NeuronLens, and the stage {stage} would replace it",
             where=str(taken),

@@ -210,7 +210,8 @@ def _told_rightly(cell: Cell, ended: Ended) -> Iterator[str]:
     expected = 130 if cell.fault in SIGNALS else 3
     if ended.code != expected:
         yield f"ended with {ended.code}, not {expected}: {ended.err}"
-    if not ended.last.startswith("neuronlens: ") or "kept" not in ended.last or not RESUMED.search(ended.last):
+    kept = "kept" in ended.last or cell.stage == COMPARE  # which leaves nothing half done
+    if not ended.last.startswith("neuronlens: ") or not kept or not RESUMED.search(ended.last):
         yield f"does not say what is kept and how to go on: {ended.last!r}"
     if cell.fault != "memory" and "Traceback" in ended.err:
         yield f"a traceback: {ended.err}"

@@ -91,6 +91,7 @@ SAMPLE = [
     Cell("stale-lock", "extract", "during"),
     Cell("killed-worker", "evaluate", "during"),
     Cell("SIGKILL", "extract", "locked"),
+    Cell("deleted", "fit", "manifest"),
 ]
 
 
