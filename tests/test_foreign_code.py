@@ -250,7 +250,7 @@ def is_fixed(argument: ast.expr, tree: ast.AST) -> bool:
         names = [each.arg for each in function.args.args]
         if argument.id in names:
             calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name))
-            bound += [call.args[names.index(argument.id)] for call in calls if call.func.id == function.name]  # type: ignore[attr-defined]
+            bound += [call.args[names.index(argument.id)] for call in calls if call.func.id == function.name]
     return bool(bound) and all(isinstance(value, ast.Constant) for value in bound)
 
 

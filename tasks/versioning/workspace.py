@@ -181,7 +181,7 @@ class Workspace:
         return Decision(address, "computed", reason)
 
     def look(self, addresses: Sequence[str], written: Mapping[str, Mapping[str, Any]] | None = None) -> list[Decision]:
-        """What `ensure` would do, stage by stage; nothing is changed, and no remote is asked.
+        """What `ensure` would do, stage by stage. Nothing is changed but that a half-written dvc.lock is set aside, and no remote is asked.
 
         Args:
             addresses: in the order of the pipeline.
