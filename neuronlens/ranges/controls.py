@@ -96,7 +96,7 @@ def _placed(ordered: Array, count: Ints, draw: np.random.Generator) -> tuple[Arr
         np.asarray(torch.searchsorted(torch.from_numpy(ordered), torch.from_numpy(edge), right=right))
         for edge, right in ((lower, False), (upper, True))
     )
-    best = np.argmin(np.abs(upto - below - least), axis=1)[:, None]
+    best = np.argmin(upto - below, axis=1)[:, None]  # none holds fewer than `least`
     held = count > 0
     lower, upper = (np.take_along_axis(edge, best, axis=1)[:, 0] for edge in (lower, upper))
     return np.where(held, lower, np.inf), np.where(held, upper, -np.inf)

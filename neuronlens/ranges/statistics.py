@@ -102,7 +102,12 @@ class SiteStatistics:
         return np.concatenate([part[neurons] for j, part in enumerate(self.values) if j != at], axis=1)
 
     def saliency(self, name: str, concept: str) -> Array:
-        """[D] scores of the site's neurons for a concept (see `neuronlens.ranges.saliency`). Computed at first use."""
+        """[D] scores of the site's neurons for a concept (see `neuronlens.ranges.saliency`). Computed at first use.
+
+        Raises:
+            UserError: the scores need rows, whose activations were not kept.
+            ValueError: there is no such saliency.
+        """
         return np.asarray(self.saliencies(name)[self.index(concept)])
 
     def saliencies(self, name: str) -> Array:
@@ -132,7 +137,9 @@ class SiteStatistics:
                     for own, concept in zip(self.values, self.concepts, strict=True)
                 ]
             )
-        return np.stack([random_scores(self.width, self.seed, self.site, concept) for concept in self.concepts])
+        if name == "random":
+            return np.stack([random_scores(self.width, self.seed, self.site, concept) for concept in self.concepts])
+        raise ValueError(f"no saliency is called {name!r}")
 
     def draw(self, *purpose: object) -> np.random.Generator:
         """Random numbers that depend on the seed, the site and what they are for, and on nothing else."""

@@ -10,7 +10,8 @@ import scipy.stats
 import torch
 
 from neuronlens.config import Config
-from neuronlens.ranges.controls import other_concept, random_neurons, random_ranges
+from neuronlens.errors import UserError
+from neuronlens.ranges.controls import _carried, _placed, other_concept, random_neurons, random_ranges
 from neuronlens.ranges.fit import sweep_ranges
 from neuronlens.ranges.saliency import top_set
 from neuronlens.ranges.selection import fit_ranges, method_label
@@ -116,6 +117,56 @@ def test_random_ranges_have_the_same_neurons_and_dose_at_other_places(kind, gate
         np.testing.assert_allclose(getattr(control, name), share, atol=1e-12, err_msg=name)
 
 
+def test_random_ranges_draw_lots_of_their_own_for_concept_and_method_and_not_for_the_list_it_stands_in():
+    """Of 200 neurons that are alike, so that the same lots would fall on the same places."""
+    own = np.random.default_rng(0).normal(size=(200, 60))
+    ours = fit_statistics(of_values(np.tile(own, (1, 3)), np.repeat(CONCEPTS, 60)), SITE)
+
+    def places(concept, **how):
+        found = random_ranges(ours, fit_ranges(ours, concept, top=1.0, tau=1.0, **how))
+        return found.lower[np.argsort(found.neurons)]
+
+    plain = places("a")
+    np.testing.assert_array_equal(plain, places("a", role="tuned"))
+    assert np.mean(plain == places("b")) < 0.5
+    assert np.mean(plain == places("a", kind="quantile")) < 0.5
+    assert np.mean(plain == places("a", saliency="mean_abs")) < 0.5
+
+
+def test_lots_are_the_same_in_every_release():
+    ours = statistics(per=60, constant=())
+    found = random_ranges(ours, fit_ranges(ours, "b", top=0.3, tau=1.0))
+    np.testing.assert_allclose(found.lower[:, 0], [-1.4951209, -0.6120805, 0.3345767], rtol=1e-6)
+
+
+@pytest.mark.parametrize("held", [0, 1, 2])
+def test_random_ranges_hold_as_many_rows_however_few(held):
+    """And any place is reached, the last one, too."""
+    rows = 9
+    ordered = np.tile(np.arange(rows, dtype=np.float64), (4000, 1))
+    lower, upper = _placed(ordered, np.full(len(ordered), held), np.random.default_rng(0))
+    inside_ = ((ordered >= lower[:, None]) & (ordered <= upper[:, None])).sum(axis=1)
+    assert set(inside_) == {held}
+    if held:
+        assert set(lower) == {float(i) for i in range(rows - held + 1)}
+
+
+def test_random_ranges_need_rows_and_say_for_what():
+    ours = dataclasses.replace(statistics(), distributions=(None,))
+    with pytest.raises(UserError, match="the control random_ranges needs the activations of single rows"):
+        random_ranges(ours, fit_ranges(statistics(), "a", top=0.5))
+
+
+def test_a_neuron_without_spread_carries_its_edges_as_they_stand():
+    """Where the concept is constant an edge is carried as so many units, not as infinitely many deviations."""
+    ranked = fit_ranges(statistics(neurons=12), "a", top=1.0, kind="discriminative", threshold=1.0)
+    at = list(ranked.neurons).index(4)
+    assert ranked.std[at] == 0
+    edge = np.full((12, 1), 0.35, dtype=np.float32)
+    carried = _carried(edge, ranked, np.full(12, 2.0), np.full(12, 3.0))
+    assert carried[at, 0] == pytest.approx((0.35 - ranked.mean[at]) * 3 + 2, rel=1e-6)
+
+
 def test_random_ranges_are_drawn_from_the_whole_of_a_neuron():
     """Over many neurons every place is as likely, wherever the concept's rows are."""
     generator = np.random.default_rng(0)
@@ -185,6 +236,7 @@ def test_another_concepts_ranges_are_its_very_numbers(gate):
         assert same(part.agreement, theirs.agreement)
         assert np.isnan(part.dose_target).all()
         assert np.isnan(part.dose_complement).all()
+        assert np.isnan(part.dose_ordinary).all()
 
 
 def test_where_all_neurons_are_edited_there_are_no_others_to_draw():

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neuronlens.artifact import read_table
 from neuronlens.interventions.kinds import LinearErasure
 from neuronlens.ranges.leace import fit_erasures, read_erasures, write_erasures
 from neuronlens.ranges.statistics import fit_statistics
@@ -162,6 +163,17 @@ def test_erasures_come_back_as_they_went(tmp_path):
     sites = (SITE, dataclasses.replace(SITE, layer=2))
     found = [dataclasses.replace(erasure, site=site) for site in sites for erasure in fitted(rows, indicators)]
     write_erasures(tmp_path / "leace.parquet", found)
+    table = read_table(tmp_path / "leace.parquet")
+    assert {field.name: str(field.type) for field in table.schema} == {
+        "site": "string",
+        "concept": "string",
+        "neuron": "int32",
+        "direction": "double",
+        "probe": "double",
+        "mean": "double",
+    }
+    width = len(found[0].mean)
+    assert table["neuron"].to_pylist() == [*range(width)] * len(found)
     back = read_erasures(tmp_path / "leace.parquet")
     assert [(part.site, part.concept) for part in back] == [(part.site, part.concept) for part in found]
     for one, two in zip(found, back, strict=True):

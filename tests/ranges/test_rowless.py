@@ -66,6 +66,7 @@ def test_ranges_and_doses_are_nearly_those_of_the_rows(kind):
             np.testing.assert_allclose(one.upper, two.upper, rtol=1e-6)
         np.testing.assert_allclose(one.dose_target, two.dose_target, atol=0.03)
         np.testing.assert_allclose(one.dose_complement, two.dose_complement, atol=0.03)
+        np.testing.assert_allclose(one.dose_ordinary, two.dose_ordinary, atol=0.03)
 
 
 def test_what_needs_rows_is_refused():
@@ -83,8 +84,13 @@ def test_what_needs_rows_is_refused():
 
 def test_the_default_sweep_goes_without_and_says_so():
     config, notes = without_rows(Config())
-    assert notes[-1].endswith("kept: random_ranges, leace, the tuned method")
+    assert notes == [
+        "quantiles, auroc and doses are estimated from histograms of up to 256 bins, and of the tests of normality there is "
+        "Jarque-Bera's alone",
+        "left out, as activations of single rows were not kept: random_ranges, leace, the tuned method",
+    ]
     assert config.interventions.tuned is None
+    assert not {"random_ranges", "leace"} & {*config.interventions.controls}
     found = sweep_ranges(both()[1], config)
     assert {ranges.kind for ranges in found} == {"gaussian", "full", "random_neurons", "other_concept"}
 
@@ -98,6 +104,33 @@ def test_candidates_that_need_no_rows_stay():
     assert notes[-1].endswith("kept: some candidates of the tuned method")
 
 
+def test_what_is_left_of_lists_stays_in_its_order():
+    asked = {
+        "seed": 7,
+        "fit": {"saliency": ["mean", "probe", "d_prime"], "minimum_rows": 3},
+        "interventions": {
+            "ranges": ["quantile", "discriminative", "full"],
+            "controls": ["leace", "other_concept"],
+            "tuned": {"ranges": ["discriminative", "quantile"], "gate": "none", "saliency": "d_prime"},
+        },
+    }
+    given = Config.model_validate(asked)
+    config, notes = without_rows(given)
+    assert config.fit.saliency == ("mean", "d_prime")
+    assert config.interventions.ranges == ("quantile", "full")
+    assert config.interventions.controls == ("other_concept",)
+    assert config.interventions.tuned.ranges == ("quantile",)
+    assert notes[-1].endswith("kept: probe, discriminative, leace, some candidates of the tuned method")
+    assert (config.seed, config.fit.minimum_rows, config.evaluate) == (7, 3, given.evaluate), "all else as it was"
+
+
+def test_where_nothing_needs_rows_nothing_is_left_out():
+    given = Config.model_validate({"interventions": {"controls": ["other_concept"], "tuned": None}})
+    config, notes = without_rows(given)
+    assert config == given
+    assert len(notes) == 1
+
+
 @pytest.mark.parametrize(
     ("asked", "where"),
     [
@@ -106,12 +139,27 @@ def test_candidates_that_need_no_rows_stay():
     ],
 )
 def test_nothing_left_is_refused(asked, where):
-    with pytest.raises(ConfigError, match=where):
+    with pytest.raises(ConfigError, match=where) as caught:
         without_rows(Config.model_validate(asked))
+    assert caught.value.cure == "Ask for others, or --set extract.keep_rows=true."
 
 
 def test_a_concept_with_a_single_row_is_refused():
     found = activations()
-    one = Summary.of(found.values[SITE][:, :1], found.row[:1], ["a"], found.correct[:1])
-    with pytest.raises(DatasetError, match=r"concept 'a' has [01] fit rows"):
-        summed_statistics(one, SITE, CONCEPTS)
+    for rows, right, kept in (("correct", True, 1), ("correct", False, 0), ("all", False, 1)):
+        one = Summary.of(found.values[SITE][:, :1], found.row[:1], ["a"], np.array([right]))
+        with pytest.raises(DatasetError, match=rf"concept 'a' has {kept} fit rows"):
+            summed_statistics(one, SITE, CONCEPTS, rows=rows)
+    with pytest.raises(DatasetError, match="concept 'a' has 0 fit rows predicted right"):
+        summed_statistics(Summary({}, {}), SITE, CONCEPTS)
+
+
+def test_two_rows_of_a_concept_are_enough():
+    found = activations()
+    first = [i for name in CONCEPTS for i in [j for j in range(len(found)) if found.concept[j] == name][:2]]
+    of = [found.concept[i] for i in first]
+    few = Summary.of(found.values[SITE][:, first], found.row[first], of, np.ones(len(first), dtype=bool))
+    for rows in ("correct", "all"):
+        ours = summed_statistics(few, SITE, CONCEPTS, rows=rows)
+        assert [part.n for part in ours.moments] == [2, 2, 2]
+        assert ours.ordinary.values.shape == (12, 0), "no tokens where none were read"

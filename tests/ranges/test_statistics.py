@@ -100,8 +100,14 @@ def test_the_histogram_of_a_constant_neuron_holds_all_rows_in_one_bin():
 def test_a_concept_with_fewer_than_two_rows_is_named():
     found = activations()
     wrong = dataclasses.replace(found, correct=np.array([name != "b" for name in found.concept]))
-    with pytest.raises(DatasetError, match=r"fit\.rows: concept 'b' has 0 fit rows predicted right.*Use fit\.rows=all"):
+    with pytest.raises(DatasetError) as caught:
         fit_statistics(wrong, SITE)
+    assert (caught.value.where, caught.value.cure) == ("fit.rows", "Use fit.rows=all, or add rows.")
+    assert "concept 'b' has 0 fit rows predicted right by the model - a range needs at least two" in str(caught.value)
+    with pytest.raises(DatasetError) as caught:
+        fit_rows(dataclasses.replace(found, split=["test"] * len(found)), "all", CONCEPTS)
+    assert caught.value.cure == "Add rows."
+    assert "concept 'a' has 0 fit rows - a range needs at least two" in str(caught.value)
     assert len(fit_rows(wrong, "all", CONCEPTS)["b"]) == 20
 
 
@@ -189,6 +195,13 @@ def test_draws_depend_on_seed_site_and_purpose_only():
         drawn(dataclasses.replace(plain, site=Site(2, "resid_post")), "a", 1),
     ]
     assert drawn(plain, "a", 1) not in others_
+    # what was drawn once is drawn again by every later release, or audits of the same inputs would differ
+    np.testing.assert_allclose(drawn(plain, "a", 1)[:2], [0.05900505, 0.6371448], rtol=1e-6)
+
+
+def test_there_is_no_saliency_of_another_name():
+    with pytest.raises(ValueError, match="no saliency is called 'Random'"):
+        statistics().saliencies("Random")
 
 
 def test_scores_that_draw_lots_follow_the_seed():

@@ -16,6 +16,7 @@ from neuronlens.ranges.saliency import top_set
 from neuronlens.ranges.selection import fit_ranges
 from neuronlens.ranges.statistics import QUANTILES, fit_statistics
 from neuronlens.ranges.tables import (
+    examples_table,
     jaccard_table,
     overlap_table,
     polysemanticity_table,
@@ -25,6 +26,7 @@ from neuronlens.ranges.tables import (
 )
 from tests.ranges.sample import (
     CONCEPTS,
+    DOSES,
     KINDS,
     SITE,
     SWEEP,
@@ -38,6 +40,95 @@ from tests.ranges.sample import (
 )
 
 RANKINGS = [("mean_abs", 0.5), ("d_prime", 0.25), ("d_prime", 0.5)]
+
+
+SCHEMAS = {
+    "statistics": {
+        "site": "string",
+        "concept": "string",
+        "neuron": "int32",
+        "n": "int32",
+        **dict.fromkeys(("mean", "std", "min", "max", "skewness", "kurtosis"), "double"),
+        **dict.fromkeys(("kolmogorov_smirnov", "anderson_darling"), "double"),
+        **dict.fromkeys(("jarque_bera_p", "kolmogorov_smirnov_p", "anderson_darling_p"), "double"),
+        **dict.fromkeys(
+            ("jarque_bera_p_adjusted", "kolmogorov_smirnov_p_adjusted", "anderson_darling_p_adjusted"), "double"
+        ),
+        "complement_n": "int32",
+        "complement_mean": "double",
+        "complement_std": "double",
+        **dict.fromkeys(("mean_abs", "probeless", "d_prime", "auroc", "separation", "random", "probe"), "double"),
+        "quantiles": "fixed_size_list<item: double>[9]",
+        "histogram_low": "double",
+        "histogram_high": "double",
+        "histogram": "fixed_size_list<item: int32>[64]",
+    },
+    "ranges": {
+        **dict.fromkeys(("site", "concept", "role", "saliency"), "string"),
+        "top": "double",
+        "range": "string",
+        "base": "string",
+        "tau": "double",
+        "threshold": "double",
+        "gate": "string",
+        "neuron": "int32",
+        "lower": "list<item: float>",
+        "upper": "list<item: float>",
+        **dict.fromkeys(DOSES, "double"),
+        **dict.fromkeys(("mean", "std", "complement_mean", "complement_std", "pooled_mean"), "double"),
+        **dict.fromkeys(("evidence_inside", "evidence_outside", "gate_threshold"), "list<item: float>"),
+    },
+    "overlap": {
+        "site": "string",
+        "concept": "string",
+        "other": "string",
+        "neuron": "int32",
+        "histogram_overlap": "float",
+        "bhattacharyya": "float",
+    },
+    "polysemanticity": {
+        "site": "string",
+        "saliency": "string",
+        "top": "double",
+        "neuron": "int32",
+        "concepts": "int32",
+    },
+    "jaccard": {
+        "site": "string",
+        "saliency": "string",
+        "top": "double",
+        "concept": "string",
+        "other": "string",
+        "jaccard": "double",
+    },
+    "examples": {
+        "site": "string",
+        "neuron": "int32",
+        "end": "string",
+        "place": "int8",
+        "row": "int64",
+        "value": "float",
+    },
+}
+
+
+@pytest.mark.parametrize("concepts", [CONCEPTS, CONCEPTS[:2]])
+def test_columns_and_types_are_what_readers_were_told(concepts):
+    """What is read by SQL and by other programs: no column may change its name or type unnoticed, whatever the number of concepts."""
+    found = activations()
+    kept = np.flatnonzero([name in concepts for name in found.concept])
+    ours = fit_statistics(of_values(found.values[SITE][:, kept], [found.concept[i] for i in kept]), SITE)
+    tables = {
+        "statistics": statistics_table(ours, ["d_prime"]),
+        "ranges": ranges_table(sweep_ranges(ours, Config.model_validate(SWEEP))),
+        "overlap": overlap_table(ours),
+        "polysemanticity": polysemanticity_table(ours, RANKINGS),
+        "jaccard": jaccard_table(ours, RANKINGS),
+        "examples": examples_table(ours),
+    }
+    for name, table in tables.items():
+        assert {field.name: str(field.type) for field in table.schema} == SCHEMAS[name], name
+        assert set(table["site"].to_pylist()) == {str(SITE)}, name
 
 
 def floats_without_nan(table):
