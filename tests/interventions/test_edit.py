@@ -10,7 +10,7 @@ from neuronlens.activations.extract import collect_activations
 from neuronlens.checkpoint import load_checkpoint
 from neuronlens.errors import NeuronLensError, SiteError, UserError
 from neuronlens.interventions.edit import edit
-from neuronlens.interventions.kinds import Intervention, LinearErasure
+from neuronlens.interventions.kinds import Intervention, Joint, LinearErasure
 from neuronlens.ranges.selection import fit_ranges
 from neuronlens.ranges.statistics import fit_statistics
 from neuronlens.sites import COMPONENTS, Site, site_width
@@ -219,6 +219,9 @@ def test_fitted_ranges_can_be_given_as_they_are(checkpoints, dataset):
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
     assert not torch.equal(found[0], checkpoint.model(**inputs).logits)
+    with edit(checkpoint.model, ranges):
+        zeroed = checkpoint.model(**inputs).logits
+    assert not torch.equal(found[0], zeroed), "the operator is the one that was asked for"
 
 
 @torch.inference_mode()
@@ -269,6 +272,22 @@ def test_doses_of_a_gated_edit_count_what_passed(checkpoints):
     assert 0 < passed.sum() < real.sum()
     assert dose.changed.tolist() == (inside & passed[..., None]).sum(dim=(1, 2)).tolist()
     assert dose.looked_at.tolist() == (real.sum(dim=1) * 8).tolist()
+
+
+@torch.inference_mode()
+def test_the_dose_of_several_sites_is_of_all_of_them(checkpoints):
+    checkpoint = checkpoints("gpt2")
+    inputs = batch_of(checkpoint)
+    items = [between(checkpoint.config, site, -0.5, 0.5) for site in (Site(0, "resid_post"), Site(2, "mlp_post"))]
+    counted = []
+    with edit(checkpoint.model, items) as doses:
+        checkpoint.model(**inputs)
+        counted += [(dose.changed.tolist(), dose.looked_at.tolist()) for dose in doses]
+    with edit(checkpoint.model, Joint.of(items)) as (dose,):
+        for _ in range(2):  # each call counts anew
+            checkpoint.model(**inputs)
+            assert dose.changed.tolist() == [sum(both) for both in zip(counted[0][0], counted[1][0], strict=True)]
+            assert dose.looked_at.tolist() == [sum(both) for both in zip(counted[0][1], counted[1][1], strict=True)]
 
 
 def test_gradients_flow_through_an_edit(checkpoints):

@@ -73,7 +73,10 @@ def test_equal_lenses_are_equal_bytes(checkpoints, kind, tmp_path):
 def test_a_lens_is_of_one_checkpoint(checkpoints, tmp_path):
     own, other = checkpoints("gpt2"), checkpoints("gpt2", seed=1)
     lens = Lens.of(items(own.config)["ranges"], own, concept="a")
-    refused = f"of another checkpoint .{own.name}, {own.fingerprint[:8]}. than the model .{other.fingerprint[:8]}"
+    refused = (
+        f"the lens is of another checkpoint ({own.name}, {own.fingerprint[:8]}) than the model ({other.fingerprint[:8]}). "
+        "Use it on that one, or say that any checkpoint will do: any_checkpoint=True, --any-checkpoint."
+    )
     for attempt in (
         lambda: lens.edit(other),
         lambda: lens.edit(other.model),
@@ -81,8 +84,9 @@ def test_a_lens_is_of_one_checkpoint(checkpoints, tmp_path):
         lambda: lens.edit(own.model, checkpoint=other.path),
         lambda: edit(other.model, [lens]),
     ):
-        with pytest.raises(LensError, match=refused), attempt():
+        with pytest.raises(LensError) as caught, attempt():
             pass
+        assert str(caught.value) == refused
     inputs = batch_of(other)
     plain = states(other.model, inputs, edit(other.model, []))
     changed = states(other.model, inputs, lens.edit(other, any_checkpoint=True))
@@ -95,8 +99,15 @@ def test_a_model_that_does_not_say_where_it_comes_from_needs_somebody_who_does(c
     lens = Lens.of(items(checkpoint.config)["ranges"], checkpoint, concept="a")
     for place in ("", "owner/name"):
         model.name_or_path = place
-        with pytest.raises(LensError, match=r"does not say which checkpoint.*any_checkpoint"), lens.edit(model):
+        with pytest.raises(LensError) as caught, lens.edit(model):
             pass
+        assert str(caught.value) == (
+            "the model does not say which checkpoint it was loaded from. "
+            "Pass what load_checkpoint returns, name the checkpoint, or say any_checkpoint=True."
+        )
+    del model.name_or_path
+    with pytest.raises(LensError, match="the model does not say"), lens.edit(model):
+        pass
     with lens.edit(model, checkpoint.path):
         pass
     with lens.edit(model, any_checkpoint=True):
@@ -107,11 +118,11 @@ def test_no_word_helps_where_shapes_do_not_fit(checkpoints):
     checkpoint = checkpoints("gpt2")
     lens = Lens.of(items(checkpoint.config)["ranges"], checkpoint, concept="a")
     wide = random_model("gpt2", n_embd=32)
-    with (
-        pytest.raises(LensError, match=r"16 neurons at resid_post.1, where the model has 32"),
-        lens.edit(wide, any_checkpoint=True),
-    ):
+    with pytest.raises(LensError) as caught, lens.edit(wide, any_checkpoint=True):
         pass
+    assert str(caught.value) == (
+        "the lens is of 16 neurons at resid_post.1, where the model has 32. Use it on a model of the same shape."
+    )
     with (
         pytest.raises(SiteError, match=r"resid_post.1: layer 1 does not exist"),
         lens.edit(random_model("gpt2", n_layer=1), any_checkpoint=True),
@@ -169,6 +180,9 @@ def test_fitted_ranges_make_a_lens(planted_audit, tmp_path):
     assert isinstance(read.item, Intervention)
     assert read.item.neurons.tolist() == ranges.neurons.tolist()
     assert read.item.extent == Intervention.of(ranges).extent
+    assert neuronlens.Lens.of(ranges, checkpoint, concept="of mine").concept == "of mine"
+    bare = neuronlens.Lens.of(Intervention.of(ranges), checkpoint)
+    assert (bare.concept, bare.method, lens.method) == ("", "", "")
 
 
 def test_a_checkpoint_that_has_moved_is_still_the_same(checkpoints, tmp_path):

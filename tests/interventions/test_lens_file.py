@@ -224,8 +224,9 @@ def test_other_files_are_refused_and_never_overwritten(whole, tmp_path):
         before = file.read_bytes()
         with pytest.raises(LensError, match=match):
             Lens.load(file)
-        with pytest.raises(LensError, match=f"is there already, and {match}"):
+        with pytest.raises(LensError, match=f"is there already, and {match}") as caught:
             lens.save(file)
+        assert (caught.value.where, caught.value.cure) == (str(file), "Name another file with -o.")
         assert file.read_bytes() == before
     for place in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(LensError, match="no such file"):

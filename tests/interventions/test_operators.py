@@ -133,7 +133,9 @@ def test_every_operator_is_finite_on_every_kind_of_range(lower, upper, operator)
 
 
 def test_transport_of_a_constant_neuron_is_the_others_mean():
-    assert apply([2.0], 2.0, 2.0, "transport", mean=2.0, std=0.0, complement_mean=-1.0)[0].tolist() == [-1.0]
+    numbers = {"mean": 2.0, "std": 0.0, "complement_mean": -1.0, "complement_std": 3.0}
+    assert apply([2.0], 2.0, 2.0, "transport", **numbers)[0].tolist() == [-1.0]
+    assert apply([2.5, 4.0], 0.0, 3.0, "transport", **numbers)[0].tolist() == [-1.0, 4.0], "wherever its range ends"
 
 
 def moments(values):
