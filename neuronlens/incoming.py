@@ -17,6 +17,7 @@ from typing import Literal
 
 from neuronlens.errors import UserError
 from neuronlens.hub import hub_errors
+from neuronlens.saved import ADAPTERS
 
 SETTLED = 60.0
 """Seconds without a change after which a folder counts as written."""
@@ -88,6 +89,7 @@ def _look(path: Path, order: int, settled: float, now: float) -> Incoming:
 
 def what_lacks(folder: Path) -> Iterator[str]:
     """What a checkpoint's files lack to be whole, by their headers: no weights are read."""
+    yield from (f"{path.name} is of an adapter" for pattern in ADAPTERS for path in sorted(folder.glob(pattern)))
     if not (folder / "config.json").is_file():
         yield "config.json is missing"
     weights = sorted(folder.glob("*.safetensors"))

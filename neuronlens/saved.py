@@ -28,6 +28,7 @@ TOKENIZER = (
     "chat_template*",
 )
 _PATTERNS = ("config.json", "generation_config.json", *_WEIGHTS, *TOKENIZER)
+ADAPTERS = ("adapter_config.json", "adapter_model.*")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
@@ -54,11 +55,11 @@ def locate(path: str, revision: str | None) -> tuple[Path, str]:
 
 
 def _download(hub_id: str, revision: str | None) -> Path:
-    """The snapshot folder of a hub repository; only config, safetensors and tokenizer files are fetched."""
+    """The snapshot folder of a hub repository; only config, safetensors and tokenizer files are fetched, and what tells of an adapter."""
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(_PATTERNS)))
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=[*_PATTERNS, *ADAPTERS[:1]]))
     except hub_errors() as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
@@ -72,8 +73,17 @@ def read_config(folder: Path) -> dict[str, Any]:
     """config.json, with a model type.
 
     Raises:
-        CheckpointError: there is none, or it is no JSON object.
+        CheckpointError: there is none, it is no JSON object, or there is an adapter beside it.
     """
+    adapter = next((path.name for pattern in ADAPTERS for path in sorted(folder.glob(pattern))), None)
+    if adapter is not None:
+        # transformers would put it on where the package peft is installed, pass it by in silence where it is not, and take a model that
+        # the adapter names, from wherever that is, for the one that lies here
+        raise CheckpointError(
+            f"holds an adapter ({adapter}), which is a part of a model only",
+            where=str(folder),
+            cure="Merge it into the model and save that: model.merge_and_unload().save_pretrained(folder).",
+        )
     file = folder / "config.json"
     if not file.exists():
         inner = [path.parent.name for path in folder.glob("*/config.json")]

@@ -146,6 +146,18 @@ def test_pickled_weights_are_never_opened(copy):
     assert "Save it as safetensors: model.save_pretrained(folder)." in found
 
 
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"])
+def test_an_adapter_is_refused_whatever_is_installed(copy, name):
+    """transformers puts one on where the package peft is installed, passes it by where it is not, and may load the model that it names."""
+    folder = copy()
+    (folder / name).write_text('{"base_model_name_or_path": "owner/another", "peft_type": "LORA"}')
+    found = refused(folder)
+    assert f"holds an adapter ({name}), which is a part of a model only" in found
+    assert "Merge it into the model and save that: model.merge_and_unload().save_pretrained(folder)." in found
+    (folder / "config.json").unlink()
+    assert "holds an adapter" in refused(folder), "as training with an adapter leaves it"
+
+
 def test_missing_tensors_are_not_left_random(copy):
     folder = copy()
     tensors = load_file(folder / "model.safetensors")

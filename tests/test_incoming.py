@@ -84,6 +84,16 @@ def test_a_folder_without_weights_or_config_is_not_whole(run: Path) -> None:
     assert [*what_lacks(run / "checkpoint-20")] == ["config.json is missing", "there are no safetensors weights"]
 
 
+def test_an_adapter_is_no_whole_checkpoint(run: Path) -> None:
+    folder = run / "checkpoint-20"
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (folder / name).write_bytes((folder / "model.safetensors").read_bytes())
+    assert [*what_lacks(folder)] == [
+        "adapter_config.json is of an adapter",
+        "adapter_model.safetensors is of an adapter",
+    ]
+
+
 def test_a_run_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere: no such folder\. Name the one that the training run writes"):
         in_folder(tmp_path / "nowhere")
