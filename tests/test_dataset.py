@@ -18,13 +18,10 @@ from neuronlens.config import DatasetParams
 from neuronlens.dataset import (
     Dataset,
     dataset_fingerprint,
-    freeze_hub_dataset,
     load_dataset,
-    locate_dataset,
     read_dataset,
 )
 from neuronlens.errors import DatasetError
-from neuronlens.text_files import read_documents
 
 ROWS = [
     {"text": f"{word} number {i}", "label": label, "split": split}
@@ -336,91 +333,3 @@ def test_the_fingerprint_is_the_files_bytes(tmp_path):
     assert dataset_fingerprint(DatasetParams(path=str(two))) == fingerprint
     two.write_bytes(two.read_bytes().replace(b"goal", b"gaol", 1))
     assert dataset_fingerprint(DatasetParams(path=str(two))) != fingerprint
-
-
-def test_documents_for_perplexity(tmp_path):
-    (tmp_path / "a.txt").write_text("one\n\n  \ntwo\nthree\n", encoding="utf-8")
-    assert read_documents(str(tmp_path / "a.txt"), 2) == ["one", "two"]
-    write(tmp_path / "b.jsonl", [{"text": "one"}, {"text": None}, {"text": "two"}])
-    assert read_documents(str(tmp_path / "b.jsonl"), 9) == ["one", "two"]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("none.txt", None, "evaluate.auxiliary: .*no such file"),
-        ("blank.txt", b"\n \n", "holds no text"),
-        ("latin.txt", b"caf\xe9\n", "is not UTF-8"),
-        ("x.csv", b"words\na\n", "has no column 'text'"),
-    ],
-)
-def test_documents_that_cannot_be_read(tmp_path, name, content, message):
-    if content is not None:
-        (tmp_path / name).write_bytes(content)
-    with pytest.raises(DatasetError, match=message):
-        read_documents(str(tmp_path / name), 5)
-
-
-# ---- hub data sets, from a local folder laid out as one
-
-
-@pytest.fixture
-def hub_folder(tmp_path, monkeypatch):
-    datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    datasets.disable_progress_bars()
-    features = datasets.Features(
-        {"body": datasets.Value("string"), "topic": datasets.ClassLabel(names=["health", "sports"])}
-    )
-    folder = tmp_path / "owner" / "topics"
-    (folder / "data").mkdir(parents=True)
-    for split in ("train", "test"):
-        rows = {"body": [f"{split} text {i}" for i in range(12)], "topic": [i % 2 for i in range(12)]}
-        datasets.Dataset.from_dict(rows, features=features).to_parquet(
-            folder / "data" / f"{split}-00000-of-00001.parquet"
-        )
-    return folder
-
-
-def test_a_hub_data_set_is_frozen_with_the_names_of_its_classes(hub_folder, tmp_path):
-    file = freeze_hub_dataset(str(hub_folder), text="body", label="topic", cache=tmp_path / "frozen")
-    dataset = load_dataset(file, text="body", label="topic")
-    assert dataset.concepts == ("health", "sports")
-    assert dataset.concept[dataset.text.index("test text 3")] == "sports"
-    assert Counter(dataset.split)["test"] == 12
-    assert set(dataset.split) == {"fit", "validation", "test"}
-
-
-def test_a_frozen_data_set_cannot_change_under_an_audit(hub_folder, tmp_path):
-    how = {"text": "body", "label": "topic", "cache": tmp_path / "frozen"}
-    file = freeze_hub_dataset(str(hub_folder), **how)
-    before = file.read_bytes()
-    for part in (hub_folder / "data").iterdir():
-        part.unlink()
-    assert freeze_hub_dataset(str(hub_folder), **how) == file
-    assert file.read_bytes() == before
-
-
-def test_a_hub_column_that_is_missing_is_named(hub_folder, tmp_path):
-    with pytest.raises(DatasetError, match=r"has no column 'text'. .*Name the column with --text"):
-        freeze_hub_dataset(str(hub_folder), text="text", label="topic", cache=tmp_path / "frozen")
-    assert not (tmp_path / "frozen").exists()
-
-
-def test_a_hub_data_set_that_cannot_be_had(tmp_path, monkeypatch):
-    datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(
-        DatasetError, match=r"hub:owner/nothing: cannot be had from the hub .*Check the name and the network"
-    ):
-        freeze_hub_dataset("owner/nothing", text="text", label="label", cache=tmp_path / "frozen")
-
-
-def test_the_name_of_a_hub_data_set(monkeypatch, tmp_path):
-    monkeypatch.setattr("neuronlens.dataset.freeze_hub_dataset", lambda *_, **__: tmp_path / "frozen.parquet")
-    assert locate_dataset(DatasetParams(path="hub:owner/topics@v1")) == (
-        tmp_path / "frozen.parquet",
-        "owner--topics-v1",
-    )

@@ -52,8 +52,8 @@ _EXTREME = pa.schema(
     }
 )
 
-# of a neuron and group: moments and bins, in memory and as they are compressed on disk, where most bins are small numbers
-GROUP_BYTES, STORED_GROUP_BYTES = 8 * (FINE_BINS + len(_CENTRAL) + 2), 400
+# of a neuron and group: moments and bins as they are compressed on disk, where most bins are small numbers
+STORED_GROUP_BYTES = 400
 
 
 @dataclass(frozen=True)
