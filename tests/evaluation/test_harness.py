@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from flows.cli import main
-from neuronlens.errors import CheckpointError, UserError
+from neuronlens.errors import CheckpointError, UnreachableError, UserError
 from neuronlens.evaluation.harness import compared, run_tasks
 from neuronlens.interventions.continuation import Decoding, side_by_side
 from neuronlens.interventions.edit import edit
@@ -222,10 +222,35 @@ def test_an_edit_of_nothing_changes_no_metric(checkpoints, tasks):
 @needs_harness
 def test_a_task_that_is_not_there(checkpoints, tasks):
     checkpoint = checkpoints("gpt2")
-    with pytest.raises(UserError, match=r"no task .local_choise.. Did you mean .local_choice."):
+    with pytest.raises(
+        UserError, match=r"--tasks: the harness has no task .local_choise.. Did you mean .local_choice."
+    ):
         run_tasks(checkpoint, [], ["local_choise"], include_path=tasks)
-    with pytest.raises(CheckpointError, match="is a classifier"):
-        run_tasks(checkpoints("bert"), [], ["local_choice"])
+    with pytest.raises(UserError, match=r"'zzzz'. lm-eval ls tasks lists them; --include-path names a folder\."):
+        run_tasks(checkpoint, [], ["zzzz"], include_path=tasks)
+
+
+def test_a_classifier_has_nothing_to_be_asked(checkpoints):
+    checkpoint = checkpoints("bert")
+    with pytest.raises(CheckpointError) as caught:
+        run_tasks(checkpoint, [], ["local_choice"])
+    assert str(caught.value) == (
+        f"{checkpoint.path}: is a classifier, and the harness asks language models. Name a language model."
+    )
+
+
+@needs_harness
+def test_data_that_cannot_be_had_are_told_of(checkpoints, tasks, monkeypatch):
+    def unreachable(*_, **__):
+        raise ConnectionError("no route\nat all")
+
+    monkeypatch.setattr(lm_eval, "simple_evaluate", unreachable)
+    with pytest.raises(UnreachableError) as caught:
+        run_tasks(checkpoints("gpt2"), [], ["local_choice", "local_text"], include_path=tasks)
+    assert str(caught.value) == (
+        "the data of local_choice or local_text cannot be had (no route). "
+        "Check the network, or name tasks over local files with --include-path."
+    )
 
 
 @needs_harness
@@ -249,25 +274,49 @@ def test_without_the_extra_a_sentence_says_what_to_install(checkpoints):
         run_tasks(checkpoints("gpt2"), [], ["arc_easy"])
 
 
-def test_differences_are_paired_where_a_metric_is_a_mean_over_documents():
-    def run(values, reported):
-        return {
-            "results": {
-                "t": {
-                    "alias": "t",
-                    "acc,none": reported,
-                    "acc_stderr,none": 0.1,
-                    "ppl,none": 3.0,
-                    "ppl_stderr,none": "N/A",
-                }
-            },
-            "samples": {"t": [{"doc_id": i, "filter": "none", "acc": value} for i, value in enumerate(values)]},
-            "n-samples": {"t": {"effective": len(values)}},
-        }
+def run(values, reported, stderr=0.1):
+    """What the harness returns of a task with a metric over documents and one that has no error."""
+    samples = [{"doc_id": i, "filter": "none", "acc": value} for i, value in enumerate(values)]
+    others = [{"doc_id": i, "filter": "strict", "acc": 1 - i} for i in range(len(values))]
+    return {
+        "results": {
+            "t": {
+                "alias": "t",
+                "acc,none": reported,
+                "acc_stderr,none": stderr,
+                "ppl,none": 3.0,
+                "ppl_stderr,none": "N/A",
+            }
+        },
+        "samples": {"t": samples + others},
+        "n-samples": {"t": {"effective": len(values)}},
+    }
 
-    acc, ppl = compared(run([1, 0, 1, 1], 0.75), run([1, 0, 0, 0], 0.25))
+
+def test_differences_are_paired_where_a_metric_is_a_mean_over_documents():
+    acc, ppl = compared(run([1, 0, 1, 1], 0.75), run([1, 0, 0, 0], 0.25, 0.2))
     assert (acc.n, acc.before, acc.after, acc.difference, acc.before_stderr) == (4, 0.75, 0.25, -0.5, 0.1)
     assert acc.difference_stderr == pytest.approx(np.std([0, 0, -1, -1], ddof=1) / 2)
     assert (ppl.difference, ppl.difference_stderr, ppl.before_stderr) == (0.0, None, None)
     weighted, _ = compared(run([1, 0, 1, 1], 0.9), run([1, 0, 0, 0], 0.25))
     assert weighted.difference_stderr is None, "no mean, whatever the documents say"
+    assert (acc.task, acc.metric, acc.filter, acc.after_stderr) == ("t", "acc", "none", 0.2)
+    assert [part.metric for part in compared(run([1, 0], 0.5), run([1, 1], 1.0))] == ["acc", "ppl"]
+
+
+def test_a_difference_is_paired_only_where_documents_are_the_same_and_more_than_one():
+    def stderr(before, after, means, **how):
+        return compared(*(run(part, mean, **how) for part, mean in zip((before, after), means, strict=True)))[0]
+
+    assert stderr([1, 0], [1, 1], (0.5, 1.0)).difference_stderr == pytest.approx(0.5), "two are enough"
+    assert stderr([1], [0], (1.0, 0.0)).difference_stderr is None
+    assert stderr([1, 0, 1], [1, 0], (2 / 3, 0.5)).difference_stderr is None, "not the same documents"
+    assert stderr([1, [0]], [1, [1]], (0.5, 1.0)).difference_stderr is None, (
+        "a metric that makes one number of all of them"
+    )
+    off = stderr([1e6, 3e6], [1e6, 1e6], (2e6 + 1, 1e6))
+    assert off.difference_stderr is not None, "the harness rounds"
+    assert stderr([0, 0], [0, 0], (1e-10, 0)).difference_stderr == 0.0
+    bare = {"results": {"t": {"acc,none": 0.5}}, "n-samples": {}}
+    (found,) = compared(bare, bare)
+    assert (found.n, found.difference, found.difference_stderr, found.after_stderr) == (None, 0.0, None, None)

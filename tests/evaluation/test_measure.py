@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binomtest, false_discovery_control
 
 from neuronlens.evaluation import uncertainty
-from neuronlens.evaluation.measure import MEASURED, adjust, measure
+from neuronlens.evaluation.measure import MEASURED, _names, adjust, measure
 from neuronlens.evaluation.sweep import IDENTITY
 from tests.evaluation.by_hand import scores
 
@@ -25,6 +25,26 @@ def rows():
     looked_at[4] = 0  # an edit that never looks at anything
     dose = drawn.integers(0, looked_at + 1), looked_at
     return scores(TRUTH, drawn.random(shape) < 0.7, drawn.random(shape), dose=dose)
+
+
+def test_columns_stand_in_the_order_in_which_they_are_read():
+    expected = []
+    for group in ("target", "complement"):
+        for measured in ("accuracy", "confidence"):
+            name = f"{group}_{measured}"
+            expected += [name, f"{name}_low", f"{name}_high", f"base_{name}"]
+            expected += [f"{name}_drop", f"{name}_drop_low", f"{name}_drop_high"]
+    for name in ("selectivity", "confidence_selectivity"):
+        expected += [name, f"{name}_low", f"{name}_high"]
+    expected += [
+        "dose_target",
+        "dose_complement",
+        "target_p",
+        "complement_p",
+        "target_p_adjusted",
+        "complement_p_adjusted",
+    ]
+    assert [*_names()] == [*MEASURED] == expected
 
 
 def ends(estimate):

@@ -160,3 +160,19 @@ def test_settings_fall_back_to_what_the_sweep_holds() -> None:
     renamed = [row | {"saliency": "random"} for row in whole]
     (fallback,) = choose_settings(pa.Table.from_pylist(renamed))
     assert (fallback.name, fallback.saliency) == ("fallback", "random")
+    both = [row | {"saliency": name} for row in whole for name in ("separation", "probeless")]
+    assert [found.saliency for found in choose_settings(pa.Table.from_pylist(both))] == ["probeless"]
+
+
+@pytest.mark.parametrize(
+    ("operators", "chosen"),
+    [(("clamp", "zero"), "zero"), (("dampen", "clamp"), "clamp"), (("steer:-1",), "steer:-1")],
+)
+def test_zero_is_the_operator_of_a_setting_or_else_the_first_in_the_alphabet(
+    operators: tuple[str, ...], chosen: str
+) -> None:
+    rows = [row | {"operator": name, "positions": "last"} for row in results_table().to_pylist() for name in operators]
+    settings = choose_settings(pa.Table.from_pylist(rows))
+    assert [(found.operator, found.positions) for found in settings] == [(chosen, "last")] * 2
+    (one,) = choose_settings(pa.Table.from_pylist([row for row in rows if row["range"] == "full"][:1]))
+    assert (one.operator, one.positions) == (operators[0], "last")

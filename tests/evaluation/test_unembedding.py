@@ -44,6 +44,35 @@ def test_a_bias_belongs_to_it():
     unembedding = Unembedding.of(model)
     vectors = unembedded_vectors(model, lambda: model(IDS))
     torch.testing.assert_close(unembedding.linear(vectors[0]), model(IDS).logits[0])
+    shift, gain = unembedding.norm_logits.T
+    torch.testing.assert_close(shift, model.lm_head.weight @ model.transformer.ln_f.bias + model.lm_head.bias)
+    torch.testing.assert_close(gain, model.lm_head.weight @ model.transformer.ln_f.weight)
+
+
+@torch.inference_mode()
+def test_what_lies_on_several_devices_is_left_to_the_model():
+    model = random_model("gpt2")
+    for devices, taken in (([0, 1], False), ([0, "cpu"], False), ([0, 0], True)):
+        model.hf_device_map = {f"transformer.h.{i}": device for i, device in enumerate(devices)}
+        assert (Unembedding.of(model) is not None) is taken
+
+
+@torch.inference_mode()
+def test_numbers_of_the_norm_have_the_dtype_of_the_head():
+    model = random_model("gpt2").to(torch.bfloat16)
+    model.transformer.ln_f.float()
+    handle = model.transformer.ln_f.register_forward_hook(lambda _, __, output: output.to(torch.bfloat16))
+    pre = model.transformer.ln_f.register_forward_pre_hook(lambda _, args: (args[0].float(),))
+    found = Unembedding.of(model)
+    assert found.norm_weight.dtype == found.norm_bias.dtype == found.norm_logits.dtype == torch.bfloat16
+    handle.remove(), pre.remove()
+
+
+@torch.inference_mode()
+def test_a_head_of_another_shape_is_refused():
+    model = random_model("gpt2")
+    model.register_forward_hook(lambda _, __, output: output.__setitem__("logits", output.logits[..., :-1]))
+    assert Unembedding.of(model) is None
 
 
 @torch.inference_mode()
