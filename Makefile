@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM := false
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup audit check audit-dependencies test docs faults fuzz ranges notebook pictures bench bench-peers profile
+.PHONY: help setup audit check audit-dependencies test docs faults fuzz mutants ranges notebook pictures bench bench-peers profile
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,11 @@ faults: setup ## All cells of fault injection, of which `test` looks at a sample
 
 fuzz: setup ## Give more than 10,000 inputs of every kind to all that reads, of which `test` tries a sample; takes a quarter of an hour.
 	NEURONLENS_FUZZ=thorough $(BIN)/pytest -n $(WORKERS) tests/fuzz
+
+mutants: setup ## Change ranges, interventions and evaluation in one place at a time, and list what no test notices; takes hours.
+	[ -x .mutants/bin/python ] || $(PYTHON) -m venv .mutants
+	@$(TELL_UV); set -x; $(BIN)/uv pip install --quiet --python .mutants/bin/python --constraint requirements.lock --editable '.[mutants]'
+	PATH="$(CURDIR)/.mutants/bin:$$PATH" .mutants/bin/python -m tests.mutation
 
 # torch alone stays as it is pinned: the newest one may come with gigabytes of libraries for accelerators.
 ranges: setup ## Run flows on the newest releases that pyproject.toml admits, installed into .ranges without the lock file.

@@ -1,0 +1,1 @@
+"""Mutation testing of ranges, interventions and their evaluation: which changes of the code no test notices."""

@@ -1,0 +1,154 @@
+"""`make mutants`: have mutmut change the code in one place at a time, and say which of these changes no test notices. It takes hours.
+
+Tests are run twice over. Most mutants fall to the first of a few tests that come by little else, so these are run alone at first; what is
+left meets as many tests as fit into half a minute. mypy counts as a test, as `make check` runs it. An interrupted run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import difflib
+import functools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+
+from tests.mutation.typing_errors import functions
+
+ROOT = Path(__file__).parents[2]
+MUTANTS = ROOT / "mutants"
+STATS = MUTANTS / "mutmut-stats.json"
+WHOLE = MUTANTS / "all-tests.json"
+REASONS = Path(__file__).with_name("survivors.toml")
+
+# any one: mutmut finds out which tests come by which function before it runs the first
+_ANY = "neuronlens.ranges.overlap.x_jaccard__mutmut_1"
+_FEW, _MANY = 5.0, 30.0  # seconds of tests for a mutant
+_MOST = 40  # tests for a mutant at first: each has to be collected
+_KILLED = ("killed", "timeout", "caught by type check", "segfault", "suspicious")
+_LEAST = 0.9
+
+
+def mutmut(*words: str) -> str:
+    """What mutmut prints, which goes on as it is unless it is a list of results."""
+    told = {"stdout": subprocess.PIPE, "text": True} if words[0] == "results" else {}
+    run = subprocess.run(["mutmut", *words], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False, **told)
+    if run.returncode:
+        sys.exit(run.returncode)
+    return run.stdout or ""
+
+
+def narrowed(stats: Mapping[str, object], seconds: float, most: int | None) -> dict[str, object]:
+    """What mutmut knows of tests, with some tests alone for each function: first those that come by the fewest functions."""
+    durations: dict[str, float] = stats["duration_by_test"]
+    tests: dict[str, list[str]] = stats["tests_by_mangled_function_name"]
+    met = Counter(test for own in tests.values() for test in set(own))
+    chosen = {}
+    for function, own in tests.items():
+        kept, took = [], 0.0
+        for test in sorted(set(own), key=lambda test: (met[test], durations.get(test, seconds))):
+            longer = took + durations.get(test, seconds)
+            if not kept or (longer <= seconds and len(kept) < (most or len(own))):
+                kept.append(test)
+                took = longer
+        chosen[function] = kept
+    return {**stats, "tests_by_mangled_function_name": chosen}
+
+
+def results() -> dict[str, str]:
+    """Mutant -> what became of it."""
+    lines = (line.strip().rpartition(": ") for line in mutmut("results", "--all", "true").splitlines())
+    return {name: status for name, _, status in lines if name}
+
+
+def run() -> None:
+    """Make and try all mutants."""
+    if not WHOLE.exists():
+        shutil.rmtree(MUTANTS, ignore_errors=True)
+        mutmut("run", _ANY)
+        shutil.copy(STATS, WHOLE)
+    stats = json.loads(WHOLE.read_text())
+    STATS.write_text(json.dumps(narrowed(stats, _FEW, _MOST)))
+    mutmut("run")
+    left = [name for name, status in results().items() if status == "survived"]
+    STATS.write_text(json.dumps(narrowed(stats, _MANY, None)))
+    if left:
+        mutmut("run", *left)
+
+
+@functools.cache
+def _written(file: Path) -> tuple[list[str], dict[str, ast.FunctionDef]]:
+    return file.read_text(encoding="utf-8").splitlines(), functions(file)
+
+
+def change(name: str) -> str:
+    """What a mutant changes, in a line."""
+    module, _, function = name.rpartition(".")
+    lines, known = _written(MUTANTS / f"{module.replace('.', '/')}.py")
+    original = f"{function.rpartition('__mutmut_')[0]}__mutmut_orig"
+    before, after = (
+        [line.replace(node.name, "").strip() for line in lines[node.lineno - 1 : node.end_lineno]]
+        for node in (known[original], known[function])
+    )
+    different = difflib.unified_diff(before, after, n=0, lineterm="")
+    return " ".join(line for line in different if line[:3] not in ("---", "+++") and line[:2] != "@@")
+
+
+def reason(name: str, changed: str, reasons: Sequence[Mapping[str, str]]) -> str | None:
+    """Why no test can notice a mutant, or none should; None where nobody has said so."""
+    return next(
+        (
+            entry["why"]
+            for entry in reasons
+            if fnmatch(name, entry.get("of", "*")) and re.search(entry["change"], changed)
+        ),
+        None,
+    )
+
+
+def report(found: Mapping[str, str]) -> Iterator[str]:
+    """The score of every folder, then the survivors by their reasons."""
+    for folder in ("ranges", "interventions", "evaluation"):
+        own = Counter(status for name, status in found.items() if name.split(".")[1] == folder)
+        killed, total = sum(own[status] for status in _KILLED), sum(own.values())
+        told = ", ".join(f"{count:,} {status}" for status, count in own.most_common())
+        yield f"{folder}: {killed:,} of {total:,} killed, {killed / total:.1%} ({told})"
+    reasons = tomllib.loads(REASONS.read_text(encoding="utf-8"))["reasons"]
+    left: dict[str | None, list[str]] = {}
+    for name in survivors(found):
+        changed = change(name)
+        left.setdefault(reason(name, changed, reasons), []).append(f"  {name}: {changed}")
+    for why, lines in sorted(left.items(), key=lambda item: (item[0] is None, item[0] or "")):
+        yield f"\n{len(lines)} survive: {why or 'nobody has said why'}"
+        yield from lines
+
+
+def survivors(found: Mapping[str, str]) -> Iterable[str]:
+    """Those that were tried, and that no test has killed."""
+    return [name for name, status in found.items() if status not in (*_KILLED, "not checked")]
+
+
+def main() -> int:
+    """Exit status: 0, or 1 where too many survive or one without a reason."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
+    parser.add_argument("--report", action="store_true", help="say what the last run found, without another")
+    if not parser.parse_args().report:
+        run()
+    found = results()
+    lines = [*report(found)]
+    killed = sum(status in _KILLED for status in found.values()) / len(found)
+    sys.stdout.write("\n".join([*lines, "", f"{killed:.1%} of {len(found):,} killed", ""]))
+    return int(killed < _LEAST or any("nobody has said why" in line for line in lines))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
