@@ -307,3 +307,69 @@ def test_bins_hold_about_as_much_of_every_group():
     assert (np.diff(edges) >= 0).all()
     for lower, upper in ((40, 60), (-10, 10), (-60, -40)):
         assert np.sum((edges > lower) & (edges < upper)) == pytest.approx(BINS / 3, abs=1.5)
+
+
+def by_hand(own, rest, text, threshold):
+    """Intervals of one neuron, those that hold most first, and its score; rows are looked at one by one, and no two are equal."""
+    groups = [np.sort(group.astype(np.float64)) for group in (own, rest, text) if len(group)]
+    merged = sorted(float(q) for group in groups for q in np.quantile(group, np.arange(BINS + 1) / BINS))
+    edges = [merged[0]]
+    for place in range(1, BINS):
+        of_edge = merged[place * len(groups) : (place + 1) * len(groups)]
+        edges.append(float(np.median(of_edge)))
+    edges.append(merged[-1])
+    densities = []
+    for group in groups:
+        counts = [sum(a <= row < b or (row == b == edges[-1]) for row in group) for a, b in pairwise(edges)]
+        around = [counts[0], *counts, counts[-1]]
+        smooth = [(around[i] + 2 * around[i + 1] + around[i + 2]) / 4 + 0.5 for i in range(BINS)]
+        densities.append([part / sum(smooth) for part in smooth])
+    first, *others = densities
+    score = min(sum(max(one - two, 0) for one, two in zip(first, other, strict=True)) for other in others)
+    dense = [one > threshold * max(parts) for one, *parts in zip(first, *others, strict=True)]
+    margin, runs, start = groups[0].std(), [], None
+    for place in range(BINS + 1):
+        if place < BINS and dense[place]:
+            start = place if start is None else start
+        elif start is not None:
+            low = edges[start] - (margin if start == 0 else 0)
+            high = edges[place] + (margin if place == BINS else 0)
+            runs.append((sum(first[start:place]), low, high))
+            start = None
+    runs.sort(key=lambda run: -round(run[0], 12))
+    return [(low, high) for _, low, high in runs[:INTERVALS]], score
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0, 20, 33, 47]), st.sampled_from([0.5, 1.0, 1.5, 3.0]))
+def test_intervals_and_scores_are_those_of_a_count_by_hand(seed, tokens, threshold):
+    """Of several neurons at once, which need different numbers of intervals."""
+    generator = np.random.default_rng(seed)
+    own, rest, text = (
+        generator.normal(generator.normal(size=(4, 1)), generator.uniform(0.3, 2, (4, 1)), (4, count)).astype(
+            np.float32
+        )
+        for count in (60, 90, tokens)
+    )
+    lower, upper = discriminative_bounds(own, rest, text, threshold)
+    scores = separation_scores(own, rest, text)
+    assert lower.dtype == upper.dtype == np.float32
+    needed = []
+    for neuron in range(4):
+        expected, score = by_hand(own[neuron], rest[neuron], text[neuron], threshold)
+        assert scores[neuron] == pytest.approx(score, rel=1e-9)
+        found = [*zip(lower[neuron].tolist(), upper[neuron].tolist(), strict=True)]
+        for one, two in zip(found, expected, strict=False):
+            assert one == pytest.approx(two, rel=1e-5, abs=1e-6)
+        assert found[len(expected) :] == [(math.inf, -math.inf)] * (len(found) - len(expected))
+        needed.append(len(expected))
+    assert lower.shape[1] == max(*needed, 1), "no more columns than a neuron needs"
+
+
+def test_an_interval_may_begin_in_the_first_bin_and_end_in_the_last():
+    own = np.linspace(0, 1, 200, dtype=np.float32)[None]
+    rest = np.linspace(0.4, 0.6, 200, dtype=np.float32)[None]
+    (low, high), (low2, high2) = intervals(discriminative_bounds(own, rest, none(), 1.0))
+    margin = own.std(dtype=np.float64)
+    assert (low, high2) == (pytest.approx(-margin, rel=1e-6), pytest.approx(1 + margin, rel=1e-6))
+    assert high < 0.45 < 0.55 < low2

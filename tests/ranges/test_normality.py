@@ -77,6 +77,46 @@ def test_anderson_darling_at_the_published_percentage_points(n):
     np.testing.assert_allclose(module._ad_p(statistic, n), [0.15, 0.1, 0.05, 0.025, 0.01], rtol=0.03)
 
 
+def test_anderson_darling_p_is_the_published_formula_in_every_branch():
+    """D'Agostino and Stephens 1986, table 4.9, case 3; 1 - p on the two branches of small statistics."""
+    published = {
+        (0.01, 0.1, 0.15, 0.199): lambda a: 1 - np.exp(-13.436 + 101.14 * a - 223.73 * a**2),
+        (0.2, 0.25, 0.3, 0.339): lambda a: 1 - np.exp(-8.318 + 42.796 * a - 59.938 * a**2),
+        (0.34, 0.4, 0.5, 0.599): lambda a: np.exp(0.9177 - 4.279 * a - 1.38 * a**2),
+        (0.6, 0.7, 1.0, 2.0, 10.0, 100.0, 153.0): lambda a: np.exp(1.2937 - 5.709 * a + 0.0186 * a**2),
+    }
+    for modified, formula in published.items():
+        for n in (5, 30):
+            statistic = np.array(modified) / (1 + 0.75 / n + 2.25 / n**2)
+            # rounding may carry the ends of a branch into the next one, which meets it
+            inner = slice(1, None)
+            np.testing.assert_allclose(module._ad_p(statistic, n)[inner], formula(np.array(modified))[inner], rtol=1e-9)
+            np.testing.assert_allclose(module._ad_p(statistic, n)[0], formula(modified[0]), rtol=0, atol=4e-3)
+    vertex = 5.709 / (2 * 0.0186)  # beyond it the parabola would turn upwards
+    least = np.exp(1.2937 - 5.709 * vertex + 0.0186 * vertex**2)
+    np.testing.assert_allclose(module._ad_p(np.array([200.0, 1e9]), 10**9), least, rtol=1e-6)
+
+
+def test_kolmogorov_smirnov_p_goes_through_the_simulated_null_and_on_beyond_it():
+    n = 50
+    scale = np.sqrt(n) + 0.163 + 0.485 / np.sqrt(n)
+    p, modified = module.KS_NULL.T
+    np.testing.assert_allclose(module._ks_p(modified / scale, n), p, rtol=1e-9)
+    half_way = np.sqrt((modified[3] ** 2 + modified[4] ** 2) / 2)
+    assert module._ks_p(np.array([half_way / scale]), n)[0] == pytest.approx(np.sqrt(p[3] * p[4]), rel=1e-9)
+    far = modified[-1] * np.array([1.01, 1.5, 2.0])
+    expected = np.log(p[-1]) - module.KS_TAIL * (far**2 - modified[-1] ** 2)
+    np.testing.assert_allclose(np.log(module._ks_p(far / scale, n)), expected, rtol=1e-9)
+
+
+def test_a_neuron_varies_if_one_row_differs():
+    """Be it the first in order or the last."""
+    ordered = np.tile(np.arange(1.0, 2.0), (3, 12))
+    ordered[0, 0], ordered[1, -1] = 0.0, 2.0
+    decided = ~np.isnan(module.sorted_normality(ordered).ks)
+    assert decided.tolist() == [True, True, False]
+
+
 def test_the_far_tail_keeps_its_level_where_jarque_bera_does_not():
     values = np.random.default_rng(2).normal(size=(100_000, 30))
     found, asymptotic = normality(values), Moments.of(values).jarque_bera

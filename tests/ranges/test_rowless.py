@@ -11,7 +11,7 @@ from neuronlens.ranges.fit import sweep_ranges
 from neuronlens.ranges.leace import fit_erasures
 from neuronlens.ranges.rowless import without_rows
 from neuronlens.ranges.saliency import auroc_scores
-from neuronlens.ranges.selection import fit_ranges
+from neuronlens.ranges.selection import assemble, fit_ranges
 from neuronlens.ranges.statistics import fit_statistics, summed_statistics
 from neuronlens.ranges.tables import examples_table, overlap_table, statistics_table
 from neuronlens.streaming.summary import Summary
@@ -69,17 +69,40 @@ def test_ranges_and_doses_are_nearly_those_of_the_rows(kind):
         np.testing.assert_allclose(one.dose_ordinary, two.dose_ordinary, atol=0.03)
 
 
+def test_the_dose_on_all_other_concepts_counts_every_row_once():
+    """Of concepts of unequal size, in intervals that are whole histograms of one and nothing of another."""
+    values = np.concatenate([np.full((1, 10), -8.0), np.full((1, 30), 8.0), np.linspace(-1, 1, 60)[None]], axis=1)
+    of = ["a"] * 10 + ["b"] * 30 + ["c"] * 60
+    summary = Summary.of(values.astype(np.float32), np.arange(100), of, np.ones(100, dtype=bool))
+    ours = summed_statistics(summary, SITE, CONCEPTS)
+    for concept, expected in (("a", 30 / 90), ("b", 0.0), ("c", 30 / 40)):
+        found = fit_ranges(ours, concept, kind="full", top=1.0)
+        assert (found.dose_target[0], found.dose_complement[0]) == (1.0, 1.0)
+        identity = {
+            name: getattr(found, name)
+            for name in ("saliency", "top", "kind", "base", "tau", "threshold", "gate", "role")
+        }
+        edges = (np.array([[value]], dtype=np.float32) for value in (4.0, 12.0))
+        part = assemble(ours, concept, identity, found.neurons, *edges)
+        assert part.dose_complement[0] == pytest.approx(expected, abs=1e-6)
+
+
 def test_what_needs_rows_is_refused():
     summed = both()[1]
-    for asked in (
-        lambda: summed.saliency("probe", "a"),
-        lambda: summed.saliency("separation", "a"),
-        lambda: fit_ranges(summed, "a", kind="discriminative"),
-        lambda: fit_ranges(summed, "a", gate="agreement", top=0.5),
-        lambda: fit_erasures(summed),
-    ):
-        with pytest.raises(UserError, match=r"needs the activations of single rows.*extract\.keep_rows=true"):
+    for what, asked in {
+        "a probe": lambda: summed.saliency("probe", "a"),
+        "the saliency separation": lambda: summed.saliency("separation", "a"),
+        "the complement": lambda: summed.complement("a"),
+        "a discriminative range": lambda: fit_ranges(summed, "a", kind="discriminative"),
+        "the gate on agreement": lambda: fit_ranges(summed, "a", gate="agreement", top=0.5),
+        "the control leace": lambda: fit_erasures(summed),
+    }.items():
+        with pytest.raises(UserError) as caught:
             asked()
+        assert str(caught.value) == (
+            f"site {SITE}: {what} needs the activations of single rows, which were not kept. "
+            "Audit again with --set extract.keep_rows=true."
+        )
 
 
 def test_the_default_sweep_goes_without_and_says_so():

@@ -48,6 +48,8 @@ def test_d_prime_by_its_formula():
     own, rest = generator.normal(1, 2, (5, 30)), generator.normal(0, 0.3, (5, 70))
     expected = np.abs(own.mean(1) - rest.mean(1)) / np.sqrt((own.var(1, ddof=0) + rest.var(1, ddof=0)) / 2)
     np.testing.assert_allclose(d_prime(Moments.of(own), Moments.of(rest)), expected, rtol=1e-12)
+    narrow = d_prime(Moments.of(own / 100), Moments.of(rest / 100))
+    np.testing.assert_allclose(narrow, expected, rtol=1e-12, err_msg="however little neurons vary")
 
 
 def test_d_prime_of_constant_neurons():

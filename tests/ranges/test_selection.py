@@ -24,6 +24,7 @@ from tests.ranges.sample import (
     parts_of,
     quantile_share,
     recount,
+    same,
     statistics,
     tokens,
 )
@@ -144,3 +145,22 @@ def test_operators_get_the_numbers_of_the_fit_rows():
     }
     for name, numbers in expected.items():
         np.testing.assert_allclose(getattr(ranges, name), numbers, rtol=1e-10, atol=1e-12, err_msg=name)
+
+
+def test_what_is_not_asked_for_is_the_tuned_papers():
+    """Of twenty neurons the two that d' puts first, ranges of 2.5 deviations, and no gate."""
+    ours = statistics(neurons=20)
+    found = fit_ranges(ours, "b")
+    assert (found.saliency, found.top, found.kind, found.tau, found.threshold) == (
+        "d_prime",
+        0.1,
+        "gaussian",
+        2.5,
+        None,
+    )
+    assert (found.gate, found.role, found.base, found.label) == ("none", "sweep", "gaussian", "gaussian")
+    assert len(found.neurons) == 2
+    dense = fit_ranges(ours, "b", kind="discriminative")
+    assert (dense.tau, dense.threshold) == (None, 1.0)
+    assert same(dense, fit_ranges(ours, "b", kind="discriminative", threshold=1.0, tau=1.0))
+    assert fit_ranges(ours, "b", kind="full").lower.dtype == np.float32
