@@ -22,6 +22,7 @@ from neuronlens.evaluation.summary import (
     sign_flip_p,
     summarise,
 )
+from neuronlens.evaluation.uncertainty import mean
 from tests.report.artifacts import CONCEPTS, results_table
 
 
@@ -135,8 +136,47 @@ def test_sign_flips_are_counted_exactly(values: list[float]) -> None:
 def test_many_concepts_are_tested_on_drawn_patterns() -> None:
     strong, null = np.full(40, 0.2), 0.2 * (-1.0) ** np.arange(40)
     low, high = sign_flip_p(np.array([strong, null]), 0)
-    assert 0 < low < 0.001
+    assert low == 1 / 4096, "of 4,096 patterns the observed one alone reaches it"
     assert high == 1
+    some = np.random.default_rng(0).normal(0.3, 1, size=(3, 20))
+    signs = np.random.default_rng([5, 20]).choice((1.0, -1.0), size=(4096, 20))
+    signs[0] = 1
+    expected = (np.abs(some @ signs.T) >= np.abs(some.sum(axis=1))[:, None] - 1e-9).mean(axis=1)
+    assert sign_flip_p(some, 5).tolist() == expected.tolist()
+    assert sign_flip_p(some, 6).tolist() != expected.tolist(), "the seed decides"
+
+
+@pytest.mark.parametrize("concepts", [11, 12])
+def test_up_to_twelve_concepts_every_pattern_counts(concepts: int) -> None:
+    assert sign_flip_p(np.full((1, concepts), 0.2), 0)[0] == 2 / 2**concepts
+
+
+def test_sums_that_rounding_tells_apart_count_as_equal_in_each_series_on_its_own() -> None:
+    values = np.array([[0.1, 0.2, -0.3], [1e-9, 2e-9, 5e-9], [1e9, 2e9, 5e9]])
+    assert sign_flip_p(values, 0).tolist() == [1.0, 0.25, 0.25]
+
+
+def test_two_concepts_are_enough_for_an_interval() -> None:
+    (row, *_) = summarise(results_table(CONCEPTS[:2]).to_pylist())
+    assert row["selectivity_low"] < row["selectivity"] < row["selectivity_high"]
+
+
+def test_a_ratio_of_perplexities_lies_within_its_interval_on_the_scale_of_ratios() -> None:
+    rows = results_table().to_pylist()
+    own = [row for row in rows if row["method"] == rows[0]["method"]]
+    (found,) = summarise(own)
+    logs = np.log([row["perplexity"] / row["base_perplexity"] for row in own])
+    _, low, high = mean(logs[None])
+    assert found["perplexity_ratio"] == pytest.approx(np.exp(logs.mean()))
+    assert found["perplexity_ratio_low"] == pytest.approx(np.exp(low[0]))
+    assert found["perplexity_ratio_high"] == pytest.approx(np.exp(high[0]))
+
+
+@pytest.mark.parametrize("known", ["perplexity", "base_perplexity"])
+@pytest.mark.parametrize("value", [None, math.nan, math.inf, 0.0])
+def test_a_ratio_needs_both_perplexities(known: str, value: float | None) -> None:
+    rows = [row | {known: value} for row in results_table(CONCEPTS[:3]).to_pylist()]
+    assert {row["perplexity_ratio"] for row in summarise(rows)} == {None}
 
 
 def test_settings_are_chosen_without_looking_at_a_result() -> None:

@@ -287,6 +287,13 @@ def test_what_is_unseen_gives_width():
     assert (low[0], high[0]) == pytest.approx((-0.025 * Z, 0.025 * Z))
 
 
+def test_two_rows_of_a_stratum_are_enough():
+    parts = np.array([[0.1, 0.4, 0.2, 0.3]], dtype=np.float32)
+    found = uncertainty.total(parts, np.array([0, 0, 1, 1]), limits=(-9, 9))
+    assert -9 < found.low[0] < found.value[0] < found.high[0] < 9
+    assert found.value.dtype == found.low.dtype == np.float64
+
+
 def test_a_stratum_of_one_row_gets_the_limits():
     assert total(np.ones((1, 3)) / 3, np.array([0, 0, 1]), limits=(-1, 1)) == (1, -1, 1)
 
