@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from neuronlens.activations.readout import has_vocabulary
-from neuronlens.evaluation.cost import Route, Shape, deciding_route, text_route
+from neuronlens.evaluation.cost import Route, Shape, deciding_route, joint_route, text_route
 from neuronlens.evaluation.deciding import Unedited, deciding_passes
 from neuronlens.evaluation.text import text_losses
 from neuronlens.sites import COMPONENTS, Site
@@ -113,6 +115,59 @@ def test_an_edit_costs_the_blocks_behind_it():
     assert deciding_route(shape, Site(6, "resid_post"), shared=0.75).token == pytest.approx((4 / 12 + 1 / 72) / 4)
     assert deciding_route(shape, Site(6, "resid_post"), device="cuda", batch=1024).together == 16
     assert deciding_route(shape, Site(11, "resid_post"), some_logits=True).row == 0
+
+
+def test_ways_have_names():
+    """Of a decoder, of a model whose last block cannot follow one token, and of one whose parts are not known."""
+    decoder = Shape(layers=12, entrance=1 / 72, down=1 / 36, head=0.45)
+    whole = replace(decoder, entrance=1 / 12, one_token=False)
+    unknown = replace(whole, down=0.0, within=False)
+    last = ", of the last what one token needs"
+
+    def name(shape, layer, component, **how):
+        return deciding_route(shape, Site(layer, component), **how).name
+
+    assert name(decoder, 11, "resid_post") == "one vector a row, from the last block on"
+    assert name(decoder, 11, "mlp_post") == "one vector a row, from the last block's neurons on"
+    assert name(decoder, 11, "mlp_out") == "the projection of the last block's neurons"
+    assert name(decoder, 6, "resid_post") == f"blocks 7 to 11{last}"
+    assert name(decoder, 10, "resid_post") == f"block 11{last}"
+    assert name(decoder, 9, "resid_post") == f"blocks 10 to 11{last}"
+    assert name(decoder, 6, "mlp_post") == f"the neurons' projection, blocks 7 to 11{last}"
+    assert name(decoder, 10, "mlp_out") == f"the neurons' projection, block 11{last}"
+    prompt = "; the shared prompt (75% of the tokens) once an edit"
+    assert name(decoder, 6, "resid_post", shared=0.75) == f"blocks 7 to 11{last}{prompt}"
+    assert name(decoder, 6, "mlp_post", shared=0.75) == f"the neurons' projection, blocks 7 to 11{last}{prompt}"
+    assert name(decoder, 6, "resid_post", device="cuda") == f"blocks 7 to 11{last}; 16 edits a call"
+    assert name(decoder, 6, "resid_post", device="cuda", batch=1025) == f"blocks 7 to 11{last}; 15 edits a call"
+    assert name(whole, 11, "resid_post") == "the head"
+    assert name(whole, 11, "mlp_post") == "the projection of the last block's neurons"
+    assert name(whole, 6, "resid_post") == "blocks 7 to 11"
+    assert name(unknown, 11, "mlp_post") == "the last block"
+    assert name(unknown, 6, "mlp_post") == "blocks 6 to 11"
+    shared = deciding_route(decoder, Site(6, "resid_post"), shared=0.5, device="cuda")
+    assert shared.together == 1, "a prompt that is run once leaves rows that are too short to be put together"
+    stacked = deciding_route(whole, Site(11, "mlp_post"), device="cuda")
+    assert (stacked.together, stacked.name) == (16, "the projection of the last block's neurons; 16 edits a call")
+
+
+def test_edits_of_several_sites_run_whole_what_lies_behind_the_first():
+    decoder = Shape(layers=12, entrance=1 / 72, down=1 / 36, head=0.45, out=1 / 100)
+    unknown = replace(decoder, within=False)
+    known = {
+        Site(6, "resid_post"): ("at most blocks 7 on", 5 / 12, 0.0),
+        Site(11, "resid_post"): ("the last block", 0.0, 0.0),
+        Site(6, "mlp_post"): ("at most the neurons' projection of block 6 on", 5 / 12 + 1 / 36 + 1 / 100, 1 / 12),
+    }
+    for site, (name, token, once) in known.items():
+        found = joint_route(decoder, site)
+        assert (found.name, found.row, found.once) == (name, 0.45, once)
+        assert found.token == pytest.approx(token)
+        assert joint_route(decoder, Site(site.layer, f"sae_{site.component}")) == found, (
+            "latents are edited where they are read"
+        )
+    found = joint_route(unknown, Site(6, "mlp_post"))
+    assert (found.name, found.token, found.once) == ("at most blocks 6 on", pytest.approx(6 / 12), 0.0)
 
 
 def test_text_costs_the_head_or_some_of_its_columns():

@@ -83,12 +83,51 @@ def test_the_checkpoints_own_wishes_are_set_aside(checkpoints):
 
 
 def test_what_cannot_be_written_is_refused(checkpoints):
-    with pytest.raises(CheckpointError, match=r"is a classifier, which writes no text. Name a language model"):
+    with pytest.raises(CheckpointError) as caught:
         side_by_side(checkpoints("bert"), [], ["a"])
-    with pytest.raises(UserError, match="an empty prompt"):
+    assert str(caught.value) == (
+        f"{checkpoints('bert').path}: is a classifier, which writes no text. Name a language model."
+    )
+    with pytest.raises(UserError) as caught:
         side_by_side(checkpoints("gpt2"), [], ["bank", ""])
-    with pytest.raises(UserError, match=r"of 2 tokens and 64 new ones are more than the 64"):
-        side_by_side(checkpoints("gpt2"), [], ["bank"], Decoding(64))
+    assert str(caught.value) == "an empty prompt gives no tokens. Write at least a word."
+    with pytest.raises(UserError) as caught:
+        side_by_side(checkpoints("gpt2"), [], ["bank"], Decoding(63))
+    assert str(caught.value) == (
+        "a prompt of 2 tokens and 63 new ones are more than the 64 that the model has positions for. "
+        "Shorten it, or lower --max-new-tokens."
+    )
+    assert side_by_side(checkpoints("gpt2"), [], ["bank"], Decoding(62)), "the last position may be used"
+
+
+def test_what_is_asked_of_decoding_reaches_it(checkpoints, monkeypatch):
+    checkpoint, asked = checkpoints("gpt2"), []
+
+    def generate(model, tokenizer, ids, mask, **how):
+        asked.append(how)
+        assert torch.equal(mask, torch.ones_like(ids))
+        return torch.cat([ids, torch.full_like(ids[:, :1], tokenizer.eos_token_id), ids[:, :2]], dim=1)
+
+    monkeypatch.setattr("neuronlens.interventions.continuation.generate_plainly", generate)
+    prompt = sentences(1)[0]
+    (found,) = side_by_side(checkpoint, [], [prompt], Decoding(3, beams=2))
+    side_by_side(checkpoint, [], [prompt], Decoding(4, seed=1, temperature=0.5))
+    plain = {"max_new_tokens": 3, "num_beams": 2}
+    drawn = {"max_new_tokens": 4, "num_beams": 1, "do_sample": True, "temperature": 0.5, "top_k": 0}
+    assert asked == [plain, plain, drawn, drawn]
+    assert found.unedited == checkpoint.tokenizer.decode(checkpoint.tokenizer(prompt)["input_ids"][:2])
+
+
+def test_text_is_written_as_the_tokens_say(checkpoints, monkeypatch):
+    """A space before a full stop stays where the model has put it."""
+    checkpoint = checkpoints("gpt2")
+    new = torch.tensor([checkpoint.tokenizer(" goal . coach , nurse")["input_ids"]])
+    monkeypatch.setattr(
+        "neuronlens.interventions.continuation.generate_plainly",
+        lambda _, __, ids, *___, **____: torch.cat([ids, new], 1),
+    )
+    (found,) = side_by_side(checkpoint, [], ["bank"])
+    assert found.unedited == checkpoint.tokenizer.decode(new[0], clean_up_tokenization_spaces=False)
 
 
 def test_an_edit_of_nothing_writes_what_the_model_does(checkpoints):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from neuronlens.interventions.kinds import Joint, LinearErasure
 from neuronlens.interventions.lens import Lens
 from neuronlens.interventions.operators import LOOKED_AT, OPERATORS
 from neuronlens.sites import Site
-from tests.interventions.edits import INF, between, target_of
+from tests.interventions.edits import INF, between, of_neurons, target_of
 from tests.models import HIDDEN, random_model
 
 KEY = "neuronlens.lens"
@@ -125,36 +126,78 @@ def test_tensors_of_any_type_and_shape_are_read_or_refused(whole, tmp_path, data
         assert str(error).isprintable()
 
 
+OTHER = "{} at resid_post.1 is {}, not {}".format
 CORRUPT = {
     "0.neurons": [
-        (lambda t: t + HIDDEN, "beyond the 16"),
-        (lambda t: t - 1, "beyond the 16"),
-        (lambda t: t * 0, "named twice"),
-        (lambda t: t.int(), "not torch.int64"),
-        (lambda t: t[:-1], r"lower at resid_post.1 is torch.float32 \[8, 1\], not torch.float32 \[7, 1\]"),
+        (lambda t: t + HIDDEN, "neurons beyond the 16 of the site"),
+        (lambda t: t + 2, "neurons beyond the 16 of the site"),
+        (lambda t: t - 1, "neurons beyond the 16 of the site"),
+        (lambda t: t * 0, "a neuron is named twice"),
+        (lambda t: t.int(), OTHER("neurons", "torch.int32 [8]", "torch.int64 [8]")),
+        (lambda t: t[:-1], OTHER("lower", "torch.float32 [8, 1]", "torch.float32 [7, 1]")),
         (lambda t: t[:0], "0 neurons of 16"),
+        (lambda t: t[None], "0 neurons of 16"),
     ],
     "0.lower": [
-        (lambda t: t + 2, "ends before it begins"),
-        (lambda t: t * NAN, "ends before it begins"),
+        (lambda t: t + 2, "a range ends before it begins"),
+        (lambda t: t * 0 + INF, "a range ends before it begins"),
+        (lambda t: t * NAN, "a range ends before it begins"),
         (lambda t: t[:, :0], "no intervals"),
-        (lambda t: t.double(), "not torch.float32"),
+        (lambda t: t[:, 0], "no intervals"),
+        (lambda t: t.double(), OTHER("lower", "torch.float64 [8, 1]", "torch.float32 [8, 1]")),
     ],
-    "0.upper": [(lambda t: t - INF, "ends before it begins"), (lambda t: t.repeat(1, 2), r"\[8, 2\]")],
+    "0.upper": [
+        (lambda t: t - INF, "a range ends before it begins"),
+        (lambda t: t.repeat(1, 2), OTHER("upper", "torch.float32 [8, 2]", "torch.float32 [8, 1]")),
+    ],
     "0.mean": [(lambda t: t * NAN, "mean is not finite")],
     "0.complement_mean": [(lambda t: t + INF, "complement_mean is not finite")],
-    "0.evidence": [(lambda t: t + NAN, "gate is not finite"), (lambda t: t[:1], r"evidence at resid_post.1")],
-    "0.threshold": [(lambda t: t[:0], "without a threshold"), (lambda t: t + INF, "gate is not finite")],
-    "1.probe": [(lambda t: t * NAN, "probe is not finite"), (lambda t: t[1:], r"\[15\], not torch.float32 \[16\]")],
+    "0.evidence": [
+        (lambda t: t + NAN, "the gate is not finite"),
+        (lambda t: t[:1], OTHER("evidence", "torch.float32 [1, 1, 8]", "torch.float32 [2, 1, 8]")),
+    ],
+    "0.threshold": [
+        (lambda t: t[:0], "a gate without a threshold"),
+        (lambda t: t[None], "a gate without a threshold"),
+        (lambda t: t + INF, "the gate is not finite"),
+    ],
+    "1.probe": [
+        (lambda t: t * NAN, "probe is not finite"),
+        (lambda t: t[1:], "probe at resid_post.2 is torch.float32 [15], not torch.float32 [16]"),
+    ],
 }
 
 
 @pytest.mark.parametrize(("name", "place"), [(name, i) for name, ways in CORRUPT.items() for i in range(len(ways))])
 def test_tensors_that_are_no_edit_are_refused(whole, tmp_path, name, place):
-    corrupt, match = CORRUPT[name][place]
+    corrupt, what = CORRUPT[name][place]
     tensors, header = parts(whole)
     tensors[name] = corrupt(tensors[name]).contiguous()
-    refused(tmp_path, tensors, header, match)
+    refused(tmp_path, tensors, header, rf"lens: is damaged: {re.escape(what)}\. Export it again\.$")
+
+
+@pytest.mark.parametrize("neurons", [[0], [HIDDEN - 1], [*range(HIDDEN)]])
+def test_one_neuron_or_all_of_a_site_make_a_lens_and_so_does_a_single_value(tmp_path, neurons):
+    item = of_neurons(Site(1, "resid_post"), torch.tensor(neurons), 0.5, 0.5)
+    lens = Lens((item,), (HIDDEN,), "a", "", ({},), "m", "0" * 64, "gpt2")
+    lens.save(tmp_path / "a")
+    assert Lens.load(tmp_path / "a").item.extent == item.extent
+
+
+def test_an_interval_that_is_not_needed_is_no_range_that_ends_before_it_begins(tmp_path):
+    bounds = torch.tensor([[0.0, INF], [0.0, 2.0]]), torch.tensor([[1.0, -INF], [1.0, 3.0]])
+    item = of_neurons(Site(1, "resid_post"), torch.tensor([0, 3]), *bounds)
+    Lens((item,), (HIDDEN,), "a", "", ({},), "m", "0" * 64, "gpt2").save(tmp_path / "a")
+    assert Lens.load(tmp_path / "a").item.extent == item.extent
+
+
+def test_an_erasure_has_neither_operator_nor_gate(whole, tmp_path):
+    for change in ({"operator": "zero"}, {"gated": True}):
+        tensors, header = parts(whole)
+        header["parts"][1] |= change
+        refused(
+            tmp_path, tensors, header, r"damaged: an erasure has no operator and no gate\. Export|tensors are not those"
+        )
 
 
 def test_numbers_that_the_operator_does_not_look_at_may_be_missing(whole, tmp_path):
@@ -190,15 +233,15 @@ def test_what_the_header_does_not_fit_is_refused(whole, tmp_path):
     refused(tmp_path, tensors, header | {"parts": header["parts"][::-1]}, match="tensors are not those")
     refused(tmp_path, tensors | {"2.mean": torch.ones(1)}, header, match="tensors are not those")
     for key, value, match in (
-        ("site", "resid_post.2", "sites are not in order"),
+        ("site", "resid_post.2", r"damaged: its sites are not in order\."),
         ("site", "resid_post." + "9" * 60, "damaged: parts.0.site"),
         ("site", "attic.1", "unknown component"),
         ("operator", "exec", "unknown operator"),
-        ("operator", None, "ranges have an operator"),
+        ("operator", None, r"damaged: ranges have an operator\."),
         ("operator", "dampen:" + "9" * 99, "damaged: parts.0.operator"),
         ("positions", "everywhere", "damaged: parts.0.positions"),
         ("width", 0, "damaged: parts.0.width"),
-        ("width", 4, "8 neurons of 4"),
+        ("width", 4, r"damaged: 8 neurons of 4\."),
         ("kind", "pickle", "damaged: parts.0.kind"),
     ):
         tensors, header = parts(whole)
