@@ -14,6 +14,7 @@ from neuronlens.activations.batching import collate
 from neuronlens.activations.capture import capture
 from neuronlens.activations.readout import deciding_logits
 from neuronlens.artifact import read_json, read_manifest, read_table
+from neuronlens.autoencoder import autoencoder_at
 from neuronlens.autoencoder_file import load_autoencoder
 from neuronlens.checkpoint import identify_checkpoint, load_checkpoint
 from neuronlens.config import Config
@@ -120,6 +121,32 @@ def test_an_edit_changes_what_its_latents_stand_for_and_no_more(checkpoint, fold
     torch.testing.assert_close(edited, autoencoder.decode(wanted, hidden) + error, rtol=1e-5, atol=1e-5)
     assert torch.equal(changed, inside)
     assert torch.equal(changed, bound.changed(hidden, everywhere))
+
+
+def test_a_reconstruction_can_be_idle_and_acts_on_the_tokens_named(checkpoint):
+    autoencoder = autoencoder_at(checkpoint.config, "resid_post.1")
+    item = Reconstruction(Site(1, "sae_resid_post"), autoencoder)
+    hidden = torch.randn(2, 3, autoencoder.width, generator=torch.Generator().manual_seed(0))
+    tokens = torch.tensor([[True, False, True], [False, True, False]])
+    edited, changed = item.apply(hidden, tokens)
+    assert torch.equal(changed, tokens[..., None].expand_as(hidden))
+    assert torch.equal(edited[~tokens], hidden[~tokens])
+    back = autoencoder.decode(autoencoder.encode(hidden), hidden)
+    torch.testing.assert_close(edited[tokens], back[tokens])
+    assert not torch.equal(edited[tokens], hidden[tokens])
+    idle = item.idle()
+    assert (idle.latents, idle.site, idle.width, idle.extent != item.extent) == (
+        item.latents,
+        item.site,
+        item.width,
+        True,
+    )
+    edited, changed = idle.apply(hidden, tokens)
+    assert torch.equal(edited, hidden)
+    assert not changed.any()
+    moved = item.to("meta")
+    assert moved.autoencoder.encoder.device.type == "meta"
+    assert moved.latents == item.latents
 
 
 def test_short_cuts_give_what_whole_passes_give(checkpoint):

@@ -41,6 +41,7 @@ def test_a_block_of_the_vocabulary_is_a_part_of_the_whole(family):
 def test_a_bias_belongs_to_it():
     model = random_model("gpt2")
     model.lm_head = nn.Linear(16, 400)
+    model.transformer.ln_f.bias.normal_()
     unembedding = Unembedding.of(model)
     vectors = unembedded_vectors(model, lambda: model(IDS))
     torch.testing.assert_close(unembedding.linear(vectors[0]), model(IDS).logits[0])

@@ -48,14 +48,21 @@ def mutmut(*words: str) -> str:
 
 
 def narrowed(stats: Mapping[str, object], seconds: float, most: int | None) -> dict[str, object]:
-    """What mutmut knows of tests, with some tests alone for each function: first those that come by the fewest functions."""
+    """What mutmut knows of tests, with some tests alone for each function.
+
+    First those that come by the fewest functions, and of a test that has parameters one run before the second of any.
+    """
     durations: dict[str, float] = stats["duration_by_test"]
     tests: dict[str, list[str]] = stats["tests_by_mangled_function_name"]
     met = Counter(test for own in tests.values() for test in set(own))
     chosen = {}
     for function, own in tests.items():
+        runs, turns = Counter[str](), {}
+        for test in sorted(set(own), key=lambda test: (met[test], durations.get(test, seconds), test)):
+            runs[test.partition("[")[0]] += 1
+            turns[test] = runs[test.partition("[")[0]]
         kept, took = [], 0.0
-        for test in sorted(set(own), key=lambda test: (met[test], durations.get(test, seconds))):
+        for test in sorted(turns, key=turns.__getitem__):
             longer = took + durations.get(test, seconds)
             if not kept or (longer <= seconds and len(kept) < (most or len(own))):
                 kept.append(test)

@@ -54,6 +54,10 @@ def test_few_tests_are_those_that_come_by_little_else() -> None:
         "h": ["slow"],  # one, however long it takes
         "i": ["wide"],
     }
+    runs = {"duration_by_test": {}, "tests_by_mangled_function_name": {"f": ["a[1]", "a[2]", "b[1]"]}}
+    assert mutation.narrowed(runs, 9, 2)["tests_by_mangled_function_name"]["f"] == ["a[1]"], "whose time is not known"
+    runs["duration_by_test"] = {"a[1]": 1.0, "a[2]": 2.0, "b[1]": 3.0}
+    assert mutation.narrowed(runs, 9, 2)["tests_by_mangled_function_name"]["f"] == ["a[1]", "b[1]"]
     assert mutation.narrowed(stats, 30, None)["tests_by_mangled_function_name"]["f"] == [
         "also narrow",
         "narrow",

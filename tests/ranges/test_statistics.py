@@ -109,6 +109,8 @@ def test_a_concept_with_fewer_than_two_rows_is_named():
     assert caught.value.cure == "Add rows."
     assert "concept 'a' has 0 fit rows - a range needs at least two" in str(caught.value)
     assert len(fit_rows(wrong, "all", CONCEPTS)["b"]) == 20
+    two, three = (fit_rows(found, "all", concepts) for concepts in (CONCEPTS[:2], CONCEPTS))
+    assert {name: rows.tolist() for name, rows in two.items()} == {name: three[name].tolist() for name in CONCEPTS[:2]}
 
 
 def test_every_score_is_the_saliencys_own_on_the_fit_rows():
