@@ -177,7 +177,7 @@ def _means(
         places = [i for i, row in enumerate(rows) if row["count"] == count and row["selectivity"] is not None]
         if not places:
             continue
-        unnamed = dict.fromkeys(IDENTITY) | {"role": "joint"}
+        unnamed = dict.fromkeys(IDENTITY)
         [own] = summarise([{**rows[i], **unnamed} for i in places])
         concepts = [rows[i]["concept"] for i in places]
         found = {name: own[name] for name in own if name in COLUMNS} | {"concept": None, "count": count}

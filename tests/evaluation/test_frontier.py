@@ -58,6 +58,45 @@ def test_the_path_goes_where_a_point_of_target_drop_costs_least():
     ]
 
 
+def test_the_tables_say_of_what_each_row_is_and_have_all_columns_where_they_have_no_rows():
+    frontier, matched = tables(paper(3), TRIED, TRIED)
+    ends = ("", "_low", "_high")
+    assert {field.name: str(field.type) for field in frontier.schema} == {
+        **dict.fromkeys(("site", "concept", "family", "measure"), "string"),
+        "target_drop": "double",
+        "reached": "bool",
+        "reached_share": "double",
+        "settings": "string",
+        **{f"{name}{end}": "double" for name in ("complement_drop", "log_perplexity") for end in ends},
+    }
+    assert {field.name: str(field.type) for field in matched.schema} == {
+        **dict.fromkeys(("site", "measure", "against"), "string"),
+        "target_drop": "double",
+        "concepts": "int32",
+        "method_reaches": "int32",
+        "other_reaches": "int32",
+        **{f"{name}{end}": "double" for name in ("selectivity", "log_perplexity") for end in ends},
+    }
+    rows = frontier.to_pylist()
+    site = str(paper(1)[0].ranges.site)
+    assert {(row["site"], row["concept"]) for row in rows} == {(site, "finance")}
+    assert {row["site"] for row in matched.to_pylist()} == {site}
+    for empty, full in zip(
+        tables([], scores(TWO, np.ones((1, 20), dtype=bool)), TRIED), (frontier, matched), strict=True
+    ):
+        assert empty.num_rows == 0
+        assert empty.schema == full.schema
+
+
+def test_a_step_is_judged_by_what_it_costs_from_where_the_path_stands():
+    """From (0.4, 0.3) the way to (0.8, 0.4) is cheaper than that to (0.6, 0.38), which from the start would be the cheaper one."""
+    truth = np.repeat([0, 1], 100)
+    tried = losing(truth, {0: 40, 1: 20}, {0: 60, 1: 38}, {0: 80, 1: 46})
+    rows = readings(tables(paper(3), tried, tried)[0])
+    assert [row["settings"] for row in rows][2] == f"0.75 {NAMES[0]} + 0.25 {NAMES[2]}"
+    assert complement(rows)[2] == pytest.approx(0.2 + 0.25 * 0.26)
+
+
 def test_the_path_is_read_on_the_test_rows():
     """Settings one and two in this order, at (0.4, 0) and (0.8, 0.4); the third, best here and none of the path, is not looked at."""
     judged = losing(TWO, {0: 4}, {0: 8, 1: 4}, {0: 10})

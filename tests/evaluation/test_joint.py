@@ -6,13 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import false_discovery_control
 
-from neuronlens.evaluation.joint import JointMethod, JointScores, joint_methods, joint_table
+from neuronlens.evaluation.contrasts import row_parts
+from neuronlens.evaluation.joint import SCHEMA, JointMethod, JointScores, joint_methods, joint_table
 from neuronlens.evaluation.measure import measure
 from neuronlens.evaluation.methods import Method
 from neuronlens.evaluation.summary import sign_flip_p
 from neuronlens.evaluation.text import PERPLEXITY
-from neuronlens.evaluation.uncertainty import change_of_rate, difference
+from neuronlens.evaluation.uncertainty import change_of_rate, difference, total
 from tests.evaluation.by_hand import losing, method, scores
 from tests.evaluation.edits import RESIDUAL
 from tests.models import LAYERS
@@ -68,12 +70,17 @@ def test_without_validation_rows_no_site_is_the_best():
 TRUTH = np.repeat([0, 1, 2], 20)
 
 
-def table_by_hand(alone, together, concepts=CONCEPTS, seed=0):
-    """joint.parquet of one joint edit a concept; [C] scores of the best site's edits, and of the joint ones."""
-    methods = [JointMethod(name, (at(RESIDUAL[2], name), at(RESIDUAL[0], name))) for name in concepts]
-    nothing = [dict.fromkeys(PERPLEXITY) for _ in concepts]
+def table_by_hand(alone, together, concepts=CONCEPTS, seed=0, sites=(2,)):
+    """joint.parquet of one joint edit a concept and number of sites; scores of the best site's edits, and of the joint ones."""
+    order = (RESIDUAL[2], RESIDUAL[0], RESIDUAL[1])
+    methods = [
+        JointMethod(name, tuple(at(site, name) for site in order[:count])) for name in concepts for count in sites
+    ]
+    nothing = [dict.fromkeys(PERPLEXITY) for _ in methods]
     found = JointScores(methods, together, nothing, nothing)
-    return joint_table(found, alone, range(1, len(concepts) + 1), seed).to_pylist()
+    table = joint_table(found, alone, range(1, len(methods) + 1), seed)
+    assert table.schema == SCHEMA
+    return table.to_pylist()
 
 
 def test_the_gain_is_the_difference_of_selectivities():
@@ -138,3 +145,51 @@ def test_a_concept_without_rows_has_no_gain_and_is_in_no_mean():
     assert [row["gain"] for row in rows] == [pytest.approx(0.2), pytest.approx(0.2), None]
     assert mean["concepts"] == 2
     assert mean["gain"] == pytest.approx(0.2)
+    assert {rows[2][name] for name in ("gain_low", "confidence_gain", "confidence_gain_high", "gain_p")} == {None}
+
+
+def test_p_values_are_adjusted_over_the_concepts_of_a_number_of_sites():
+    alone = losing(TRUTH, {0: 1}, {0: 2}, {1: 3}, {1: 1}, {2: 2}, {2: 4})
+    together = losing(TRUTH, {0: 5}, {0: 9}, {1: 8, 0: 2}, {1: 12}, {2: 12}, {2: 14, 1: 6})
+    rows = table_by_hand(alone, together, sites=(2, 3))
+    assert [(row["concept"], row["count"]) for row in rows] == [
+        *((name, count) for name in CONCEPTS for count in (2, 3)),
+        *((None, count) for count in (2, 3)),
+    ]
+    for name in ("target_p", "complement_p", "gain_p"):
+        for count in (2, 3):
+            own = [row for row in rows if row["count"] == count and row["concept"] is not None]
+            expected = false_discovery_control([row[name] for row in own])
+            assert [row[f"{name}_adjusted"] for row in own] == pytest.approx(expected), name
+
+
+def test_a_number_of_sites_of_which_nothing_is_known_has_no_mean_and_the_next_one_has():
+    truth = np.repeat([0, 1], 20)
+    alone, together = losing(truth, {}, {0: 5}), losing(truth, {}, {0: 9})
+    methods = [
+        JointMethod("sports", tuple(at(site, "sports") for site in RESIDUAL[:2])),
+        JointMethod("finance", tuple(at(site, "finance") for site in RESIDUAL[:3])),
+    ]
+    nothing = [dict.fromkeys(PERPLEXITY) for _ in methods]
+    rows = joint_table(JointScores(methods, together, nothing, nothing), alone, (1, 2), 0).to_pylist()
+    assert [(row["concept"], row["count"]) for row in rows] == [("sports", 2), ("finance", 3), (None, 3)]
+
+
+def test_the_mean_gain_has_the_interval_of_a_total_over_rows():
+    """For answers a row may change as no row has, for confidences it may not."""
+    drawn = np.random.default_rng(5)
+    before = np.ones((1, 60), dtype=bool)
+    alone, together = (
+        scores(TRUTH, np.concatenate([before, drawn.random((3, 60)) < 0.8]), drawn.random((4, 60))) for _ in range(2)
+    )
+    both = together.confidence.copy()
+    both[0] = alone.confidence[0]
+    together = replace(together, confidence=both)
+    *_, mean = table_by_hand(alone, together)
+    scored = alone.beside(together)
+    for measured, name in (("accuracy", "gain"), ("confidence", "confidence_gain")):
+        one, most = row_parts(scored, [1, 2, 3], CONCEPTS, measured, 1.0, -1.0)
+        two, _ = row_parts(scored, [4, 5, 6], CONCEPTS, measured, 1.0, -1.0)
+        expected = total(two - one, TRUTH, most if measured == "accuracy" else 0.0, (-2.0, 2.0))
+        found = [mean[f"{name}{end}"] for end in ("", "_low", "_high")]
+        assert found == pytest.approx([float(part[0]) for part in expected])

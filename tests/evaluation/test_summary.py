@@ -58,6 +58,55 @@ def test_a_perplexity_that_is_missing_or_not_finite_stays_unknown(value: float |
     assert all("log_perplexity" not in part.effects for part in compare_with_whole_neuron(table, 0))
 
 
+def test_a_single_concept_is_compared_as_well() -> None:
+    table = results_table(CONCEPTS[:1])
+    found = compare_with_whole_neuron(table, 0)
+    assert {(part.saliency, part.other) for part in found} == {
+        (name, f"full/{name}/0.3/zero/all") for name in ("mean_abs", "d_prime")
+    }
+    assert [part.concepts for part in (*found, *compare_with_unedited(table, 0))] == [1] * 8
+
+
+def test_methods_measured_on_other_concepts_are_summarised_over_their_own() -> None:
+    rows = results_table().to_pylist()
+    first = rows[0]["method"]
+    kept = [row for row in rows if row["method"] != first or row["concept"] in CONCEPTS[2:]]
+    by_method = {row["method"]: row for row in summarise(kept)}
+    whole = {row["method"]: row for row in summarise(rows)}
+    assert by_method[first]["concepts"] == len(CONCEPTS) - 2
+    own = [row["selectivity"] for row in kept if row["method"] == first]
+    assert by_method[first]["selectivity"] == pytest.approx(np.mean(own))
+    assert all(by_method[name] == whole[name] for name in whole if name != first)
+
+
+def test_what_differs_between_concepts_is_left_empty_and_the_rest_is_told() -> None:
+    rows = results_table().to_pylist()
+    own = [
+        row | {"tau": 2.0 + place}
+        for place, row in enumerate(row for row in rows if row["method"] == rows[0]["method"])
+    ]
+    (found,) = summarise(own)
+    assert found["tau"] is None
+    assert (found["site"], found["operator"], found["top"]) == ("resid_post.1", "zero", 0.3)
+    assert found["base_perplexity"] == 20.0
+
+
+def test_no_interval_of_a_mean_reaches_beyond_what_a_mean_can_be() -> None:
+    def opposite(_kind: str, _saliency: str, place: int) -> tuple[float, float]:
+        return (1.0, -1.0) if place else (-1.0, 1.0)
+
+    (found, *_) = summarise(results_table(CONCEPTS[:2], drops=opposite).to_pylist())
+    ends = {name: (found[f"{name}_low"], found[f"{name}_high"]) for name in MEANS if found[name] is not None}
+    assert ends["target_accuracy_drop"] == ends["complement_accuracy_drop"] == (-1, 1)
+    assert ends["selectivity"] == (-2, 2)
+    rows = [
+        row | {"dose_target": float(place)} for place, row in enumerate(results_table(CONCEPTS[:2]).to_pylist()[:1] * 2)
+    ]
+    rows[1]["concept"] = "another"
+    (found,) = summarise(rows)
+    assert (found["dose_target_low"], found["dose_target_high"]) == (0, 1)
+
+
 def test_one_concept_gives_no_interval() -> None:
     (row, *_) = summarise(results_table(CONCEPTS[:1]).to_pylist())
     assert row["selectivity_low"] is None

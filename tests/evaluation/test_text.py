@@ -8,6 +8,7 @@ import torch
 
 from neuronlens.activations import head
 from neuronlens.activations.batching import collate
+from neuronlens.errors import DatasetError
 from neuronlens.evaluation import text
 from neuronlens.evaluation.text import document_losses, text_losses
 from neuronlens.evaluation.unembedding import Unembedding
@@ -16,7 +17,7 @@ from neuronlens.sites import Site
 from tests.conftest import hooks, sentences
 from tests.evaluation.by_hand import masking
 from tests.evaluation.edits import SITES, erasing, gated, half
-from tests.models import LANGUAGE_MODELS, LAYERS
+from tests.models import LANGUAGE_MODELS, LAYERS, WORDS
 
 LAST = Site(LAYERS - 1, "resid_post")
 
@@ -98,6 +99,22 @@ def test_a_head_that_does_more_than_a_matrix_is_left_to_the_model(checkpoints):
         with edit(model, item):
             assert found[index].tolist() == pytest.approx(by_hand(model, encoded), rel=1e-5)
     scaling.remove()
+
+
+def test_documents_need_two_tokens_and_two_are_enough(checkpoints):
+    checkpoint = checkpoints("gpt2")
+    one, two = (checkpoint.tokenizer.decode(ids) for ids in ([20], [20, 21]))
+    known = {len(checkpoint.tokenizer(text)["input_ids"]) for text in (one, two)}
+    with pytest.raises(DatasetError) as caught:
+        document_losses(checkpoint, [one, ""] if 1 in known else [""], [])
+    assert str(caught.value) == "evaluate.auxiliary: no document has two tokens. Perplexity needs running text."
+    text = next(word for word in WORDS if len(checkpoint.tokenizer(f"{word} {word}")["input_ids"]) == 2)
+    losses, tokens = document_losses(checkpoint, [f"{text} {text}"], [])
+    assert losses.shape == (1, 1)
+    assert tokens.tolist() == [1]
+    long = " ".join([text] * 300)
+    whole = min(len(checkpoint.tokenizer(long)["input_ids"]), 128, checkpoint.config.max_position_embeddings)
+    assert document_losses(checkpoint, [long], [])[1].tolist() == [whole - 1]
 
 
 @torch.inference_mode()
