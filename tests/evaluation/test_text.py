@@ -103,10 +103,9 @@ def test_a_head_that_does_more_than_a_matrix_is_left_to_the_model(checkpoints):
 
 def test_documents_need_two_tokens_and_two_are_enough(checkpoints):
     checkpoint = checkpoints("gpt2")
-    one, two = (checkpoint.tokenizer.decode(ids) for ids in ([20], [20, 21]))
-    known = {len(checkpoint.tokenizer(text)["input_ids"]) for text in (one, two)}
+    assert len(checkpoint.tokenizer("a")["input_ids"]) == 1
     with pytest.raises(DatasetError) as caught:
-        document_losses(checkpoint, [one, ""] if 1 in known else [""], [])
+        document_losses(checkpoint, ["a", ""], [])
     assert str(caught.value) == "evaluate.auxiliary: no document has two tokens. Perplexity needs running text."
     text = next(word for word in WORDS if len(checkpoint.tokenizer(f"{word} {word}")["input_ids"]) == 2)
     losses, tokens = document_losses(checkpoint, [f"{text} {text}"], [])

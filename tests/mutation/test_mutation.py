@@ -75,7 +75,7 @@ def test_survivors_are_told_with_their_reasons(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(mutation, "REASONS", reasons)
     found = {"neuronlens.ranges.half.x_half__mutmut_1": "survived", "neuronlens.ranges.half.x_half__mutmut_2": "killed"}
     found |= {f"neuronlens.{folder}.x_f__mutmut_1": "timeout" for folder in ("interventions", "evaluation")}
-    told = [*mutation.report(found)]
+    told = [*mutation.report(found, mutation.by_reason(found))]
     assert told[0] == "ranges: 1 of 2 killed, 50.0% (1 survived, 1 killed)"
     assert told[1] == "interventions: 1 of 1 killed, 100.0% (1 timeout)"
     assert told[3:] == [
@@ -83,4 +83,5 @@ def test_survivors_are_told_with_their_reasons(tmp_path: Path, monkeypatch: pyte
         "  neuronlens.ranges.half.x_half__mutmut_1: -return value / 2 +return value * 2",
     ]
     reasons.write_text("reasons = []\n")
-    assert "\n1 survive: nobody has said why" in mutation.report(found)
+    assert None in mutation.by_reason(found)
+    assert "\n1 survive: nobody has said why" in mutation.report(found, mutation.by_reason(found))

@@ -29,7 +29,11 @@ def errors() -> list[dict[str, Any]]:
     kept = Path(f".types-{content[:16]}.json")
     if not kept.exists():
         command = ["mypy", "--output", "json", "--no-warn-unused-ignores", "--package", PACKAGE.name]
-        kept.write_text(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        if run.returncode > 1:  # it broke, and said nothing of the mutants; mutmut shows what it cannot read as a list
+            sys.stdout.write(run.stderr or run.stdout)
+            sys.exit(run.returncode)
+        kept.write_text(run.stdout)
     return [json.loads(line) for line in kept.read_text().splitlines() if line]
 
 
