@@ -1,7 +1,7 @@
 """`make mutants`: have mutmut change the code in one place at a time, and say which of these changes no test notices. It takes hours.
 
 Tests are run twice over. Most mutants fall to the first of a few tests that come by little else, so these are run alone at first; what is
-left meets as many tests as fit into half a minute. mypy counts as a test, as `make check` runs it. An interrupted run goes on where it was.
+left, unless survivors.toml has a reason for it, meets as many tests as fit into half a minute. mypy counts as a test, as `make check` runs it. An interrupted run goes on where it was.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def run() -> None:
     stats = json.loads(WHOLE.read_text())
     STATS.write_text(json.dumps(narrowed(stats, _FEW, _MOST)))
     mutmut("run")
-    left = [name for name, status in results().items() if status == "survived"]
+    left = by_reason(results()).get(None)
     STATS.write_text(json.dumps(narrowed(stats, _MANY, None)))
     if left:
         mutmut("run", *left)
@@ -123,12 +123,11 @@ def reason(name: str, changed: str, reasons: Sequence[Mapping[str, str]]) -> str
 
 
 def by_reason(found: Mapping[str, str]) -> dict[str | None, list[str]]:
-    """Reason -> a line for each that survives; None where nobody has said why."""
+    """Reason -> those that survive; None where nobody has said why."""
     reasons = tomllib.loads(REASONS.read_text(encoding="utf-8"))["reasons"]
     left: dict[str | None, list[str]] = {}
     for name in survivors(found):
-        changed = change(name)
-        left.setdefault(reason(name, changed, reasons), []).append(f"  {name}: {changed}")
+        left.setdefault(reason(name, change(name), reasons), []).append(name)
     return left
 
 
@@ -139,9 +138,9 @@ def report(found: Mapping[str, str], left: Mapping[str | None, Sequence[str]]) -
         killed, total = sum(own[status] for status in _KILLED), sum(own.values())
         told = ", ".join(f"{count:,} {status}" for status, count in own.most_common())
         yield f"{folder}: {killed:,} of {total:,} killed, {killed / total:.1%} ({told})"
-    for why, lines in sorted(left.items(), key=lambda item: (item[0] is None, item[0] or "")):
-        yield f"\n{len(lines)} survive: {why or 'nobody has said why'}"
-        yield from lines
+    for why, names in sorted(left.items(), key=lambda item: (item[0] is None, item[0] or "")):
+        yield f"\n{len(names)} survive: {why or 'nobody has said why'}"
+        yield from (f"  {name}: {change(name)}" for name in names)
 
 
 def survivors(found: Mapping[str, str]) -> Iterable[str]:
