@@ -63,6 +63,17 @@ def judged_at(folder):
     return rows_at(folder, "results") + rows_at(folder, "chosen")
 
 
+def has_columns(file, types):
+    """Whether a table has columns of these names and types, in this order."""
+    schema = read_table(file).schema
+    return list(zip(schema.names, schema.types, strict=True)) == list(types.items())
+
+
+def limits(*names):
+    """Types of columns with their 95 % limits."""
+    return {f"{name}{end}": pa.float64() for name in names for end in ("", "_low", "_high")}
+
+
 EVERY_TABLE = {f"{name}.parquet" for name in ("results", "validation", "chosen", "contrasts", "frontier", "matched")}
 
 
@@ -125,17 +136,38 @@ def test_the_stage_writes_every_table(audit, with_validation, family):
     for part in (schema, tried):
         assert {name for name in part.names if pa.types.is_string(part.field(name).type)} == text
         assert {name for name in part.names if pa.types.is_integer(part.field(name).type)} == whole
-    measured = [f"{name}{end}" for name in ("complement_drop", "log_perplexity") for end in ("", "_low", "_high")]
-    assert read_table(folder / "frontier.parquet").schema.names == [
-        *("site", "concept", "family", "measure", "target_drop", "reached", "reached_share", *measured, "settings")
-    ]
-    compared = [f"{name}{end}" for name in ("selectivity", "log_perplexity") for end in ("", "_low", "_high")]
-    assert read_table(folder / "matched.parquet").schema.names == [
-        *("site", "measure", "against", "target_drop", "concepts", "method_reaches", "other_reaches", *compared)
-    ]
-    assert read_table(folder / "contrasts.parquet").schema.names == [
-        *("site", "method", "against", "effect", "concepts", "mean", "low", "high")
-    ]
+        assert all(part.field(name).type == pa.float64() for name in {*part.names} - text - whole)
+    columns = {
+        **dict.fromkeys(("site", "concept", "family", "measure"), pa.string()),
+        "target_drop": pa.float64(),
+        "reached": pa.bool_(),
+        "reached_share": pa.float64(),
+        **limits("complement_drop", "log_perplexity"),
+        "settings": pa.string(),
+    }
+    assert has_columns(folder / "frontier.parquet", columns)
+    columns = {
+        **dict.fromkeys(("site", "measure", "against"), pa.string()),
+        "target_drop": pa.float64(),
+        **dict.fromkeys(("concepts", "method_reaches", "other_reaches"), pa.int32()),
+        **limits("selectivity", "log_perplexity"),
+    }
+    assert has_columns(folder / "matched.parquet", columns)
+    columns = {
+        **dict.fromkeys(("site", "method", "against", "effect"), pa.string()),
+        "concepts": pa.int32(),
+        **dict.fromkeys(("mean", "low", "high"), pa.float64()),
+    }
+    assert has_columns(folder / "contrasts.parquet", columns)
+    columns = {
+        **dict.fromkeys(("concept", "role", "method"), pa.string()),
+        "row": pa.int64(),
+        "predicted": pa.string(),
+        "correct": pa.bool_(),
+        "confidence": pa.float32(),
+        **dict.fromkeys(("changed", "looked_at"), pa.int32()),
+    }
+    assert has_columns(folder / "rows" / "site=resid_post.2.parquet", columns)
     found = judged_at(folder)
     assert all((row["perplexity"] is None) == (family == "bert") for row in found)
     assert {row["n_target"] for row in found} == {4}

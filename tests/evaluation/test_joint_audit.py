@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-from neuronlens.artifact import read_table
+from neuronlens.artifact import read_manifest, read_table
 from neuronlens.checkpoint import load_checkpoint
 from neuronlens.dataset import read_dataset
 from neuronlens.encoding import Encoder, encode_questions, resolve_labels
 from neuronlens.evaluation.methods import read_methods
+from neuronlens.evaluation.sweep import evaluate_methods
 from neuronlens.interventions.edit import edit
 from neuronlens.params import load_config
 from neuronlens.parts import PartMaker
@@ -152,6 +154,78 @@ def test_what_is_measured_is_what_plain_passes_give(audit, family):
             assert row["perplexity"] == pytest.approx(np.exp(sum(cost) / tokens), rel=1e-5)
         compared += abs(row["target_confidence_drop"]) > 1e-4
     assert compared > 0, "nothing was edited"
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_measuring_the_methods_by_themselves_gives_the_table_of_the_stage(audit, family):
+    folder, config = audit(family)
+    results = read_table(folder / "evaluate" / "results.parquet")
+    known = {
+        (str(own.ranges.site), own.ranges.concept, own.role, own.name): own
+        for own in read_methods(folder / "fit", config)
+    }
+    keys = zip(*(results[name].to_pylist() for name in ("site", "concept", "role", "method")), strict=True)
+    methods = [known[key] for key in keys]
+    checkpoint, dataset = load_checkpoint(config.checkpoint.path), read_dataset(folder / "prepare")
+    found, scores = evaluate_methods(checkpoint, dataset, methods, config)
+    assert found.equals(results)
+    assert len(scores.correct) == len(methods) + 1
+    rows = read_table(folder / "evaluate" / "rows" / f"site={RESIDUAL[0]}.parquet")
+    first = results["site"].to_pylist().index(str(RESIDUAL[0]))
+    for name in ("correct", "confidence", "changed", "looked_at"):
+        assert rows[name][: len(scores.rows)].to_pylist() == getattr(scores, name)[first + 1].tolist()
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_a_manifest_says_what_was_evaluated(audit, family):
+    folder, _ = audit(family)
+    facts = read_manifest(folder / "evaluate")["facts"]
+    results = read(folder, "results")
+    settings = {(row["site"], row["concept"], row["role"], row["method"]) for row in results}
+    assert 0 < facts["edits"] <= facts["methods"] == len(settings) == len(results)
+    assert facts["no_op_difference"] == 0
+    assert 0 <= facts["suffix_difference"] <= facts["suffix_tolerance"] < 1e-3
+    assert {name: value for name, value in facts.items() if "difference" not in name} == {
+        "methods": len(results),
+        "edits": facts["edits"],
+        "rows": 12,
+        "validation_rows": 9,
+        "suffix_tolerance": facts["suffix_tolerance"],
+        "bootstrap": 100,
+        "perplexity": family == "gpt2",
+        "questions": {"used": 2, "left_out": 0} if family == "gpt2" else None,
+        "autoencoders": [],
+        "dtype": "float32",
+        "device": "cpu",
+        "seed": 0,
+    }
+
+
+def test_documents_add_up_to_the_results(audit):
+    folder, config = audit("gpt2")
+    results = {(row["site"], row["concept"], row["role"], row["method"]): row for row in read(folder, "results")}
+    checkpoint = load_checkpoint(config.checkpoint.path)
+    texts = Encoder(checkpoint.tokenizer, 64).encode(read_documents(config.evaluate.auxiliary, 200))
+    predicted = [len(ids) - 1 for ids in texts]
+    seen = set()
+    for site in RESIDUAL:
+        table = read_table(folder / "evaluate" / "documents" / f"site={site}.parquet")
+        assert [(field.name, field.type) for field in table.schema] == [
+            *((name, pa.string()) for name in ("concept", "role", "method")),
+            *((name, pa.int32()) for name in ("document", "predicted")),
+            *((name, pa.float64()) for name in ("base_loss", "loss")),
+        ]
+        rows = table.to_pylist()
+        for start in range(0, len(rows), len(texts)):
+            own = rows[start : start + len(texts)]
+            assert [row["document"] for row in own] == [*range(len(texts))]
+            assert [row["predicted"] for row in own] == predicted
+            (key,) = {(str(site), row["concept"], row["role"], row["method"]) for row in own}
+            seen.add(key)
+            for perplexity, name in (("perplexity", "loss"), ("base_perplexity", "base_loss")):
+                exact = np.exp(sum(row[name] for row in own) / sum(predicted))
+                assert results[key][perplexity] == pytest.approx(exact, rel=1e-12)
+    assert seen == {*results}
 
 
 def evaluated(folder, config, out):

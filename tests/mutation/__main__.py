@@ -1,7 +1,8 @@
 """`make mutants`: have mutmut change the code in one place at a time, and say which of these changes no test notices. It takes hours.
 
 Tests are run twice over. Most mutants fall to the first of a few tests that come by little else, so these are run alone at first; what is
-left, unless survivors.toml has a reason for it, meets as many tests as fit into half a minute. mypy counts as a test, as `make check` runs it. An interrupted run goes on where it was.
+left meets as many tests as fit into half a minute, unless survivors.toml has a reason for it. mypy counts as a test, as `make check` runs
+it. An interrupted run goes on where it was.
 """
 
 from __future__ import annotations
