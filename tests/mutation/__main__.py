@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from tests.mutation.typing_errors import functions
 
@@ -111,13 +112,13 @@ def change(name: str) -> str:
     return " ".join(line for line in different if line[:3] not in ("---", "+++") and line[:2] != "@@")
 
 
-def reason(name: str, changed: str, reasons: Sequence[Mapping[str, str]]) -> str | None:
+def reason(name: str, changed: str, reasons: Sequence[Mapping[str, Any]]) -> str | None:
     """Why no test can notice a mutant, or none should; None where nobody has said so."""
     return next(
         (
             entry["why"]
             for entry in reasons
-            if fnmatch(name, entry.get("of", "*")) and re.search(entry["change"], changed)
+            if any(fnmatch(name, of) for of in entry.get("of", ["*"])) and re.search(entry["change"], changed)
         ),
         None,
     )
