@@ -134,6 +134,7 @@ def test_a_reconstruction_can_be_idle_and_acts_on_the_tokens_named(checkpoint):
     back = autoencoder.decode(autoencoder.encode(hidden), hidden)
     torch.testing.assert_close(edited[tokens], back[tokens])
     assert not torch.equal(edited[tokens], hidden[tokens])
+    assert item.apply(hidden.bfloat16(), tokens)[0].dtype == torch.bfloat16
     idle = item.idle()
     assert (idle.latents, idle.site, idle.width, idle.extent != item.extent) == (
         item.latents,
@@ -280,9 +281,12 @@ def test_quality_is_what_all_tokens_together_say(checkpoint, folders):
 
     model = checkpoint.model
     encoded = [list(range(4, 4 + length)) for length in (7, 3, 5, 2, 6)]
-    batches = [collate(encoded, np.array(rows), pad_id=0, device=model.device) for rows in ([0, 2], [1, 3, 4])]
+    batches = [collate(encoded, np.array(rows), pad_id=0, device=model.device) for rows in ([0], [2, 3], [1], [4])]
     items = reconstructions(model, [site("resid_post.1")])
-    (found,) = measure_quality(model, items, batches).rows
+    assert measure_quality(model, [], batches).tokens == 0
+    quality = measure_quality(model, items, batches)
+    assert quality.tokens == sum(map(len, encoded))
+    (found,) = quality.rows
     hidden = []
     with torch.inference_mode():
         for ids in encoded:

@@ -39,6 +39,10 @@ def test_what_rounding_leaves_decides_nothing():
     )
 
 
+def test_what_was_not_measured_is_not_chosen_where_others_were():
+    assert choose(candidates(0.1, 0.2), np.array([NAN, -0.5]), np.array([NAN, -0.5])) == 1
+
+
 @pytest.mark.parametrize("doses", [(0.1, 0.2), (0.2, 0.1), (NAN, NAN)])
 def test_without_validation_rows_the_first_is_taken(doses):
     assert choose(candidates(*doses), np.full(2, NAN), np.full(2, NAN)) == 0

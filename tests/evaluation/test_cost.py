@@ -177,6 +177,23 @@ def test_text_costs_the_head_or_some_of_its_columns():
     assert text_route(shape, Site(5, "resid_post"), 768, [0.3]).token == pytest.approx(0.5 + 0.45)
 
 
+def test_ways_of_text_have_names():
+    shape = Shape(layers=12, entrance=1 / 72, down=1 / 36, head=0.45, out=1 / 100)
+    unknown = replace(shape, within=False)
+
+    def told(site, shares=(0.3,), shape=shape):
+        route = text_route(shape, site, 768, shares)
+        return route.name, route.row
+
+    assert told(Site(11, "resid_post")) == ("the head's columns of the edited neurons", 0)
+    assert told(Site(11, "resid_post"), [1.0]) == ("the head", 0)
+    assert told(Site(11, "sae_resid_post")) == ("the head", 0), "a latent moves all coordinates"
+    assert text_route(shape, Site(11, "sae_resid_post"), 768, [0.3]).token == pytest.approx(0.45)
+    assert told(Site(6, "resid_post")) == ("blocks 7 on, and the head", 0)
+    assert told(Site(6, "mlp_post")) == ("the neurons' projection of block 6 on, and the head", 0)
+    assert told(Site(6, "mlp_post"), shape=unknown) == ("blocks 6 on, and the head", 0)
+
+
 def test_work_adds_up():
     route = Route("", token=0.5, row=2, once=0.25)
     assert route.work(3, 10, 100) == 3 * (50 + 20) + 25

@@ -170,6 +170,10 @@ def test_measuring_the_methods_by_themselves_gives_the_table_of_the_stage(audit,
     found, scores = evaluate_methods(checkpoint, dataset, methods, config)
     assert found.equals(results)
     assert len(scores.correct) == len(methods) + 1
+    own = scores.truth == scores.concepts.index(CONCEPTS[0])
+    assert scores.confidence[0, own].mean(dtype=float) == pytest.approx(
+        next(row["base_target_confidence"] for row in found.to_pylist() if row["concept"] == CONCEPTS[0])
+    )
     rows = read_table(folder / "evaluate" / "rows" / f"site={RESIDUAL[0]}.parquet")
     first = results["site"].to_pylist().index(str(RESIDUAL[0]))
     for name in ("correct", "confidence", "changed", "looked_at"):

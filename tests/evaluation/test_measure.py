@@ -99,6 +99,14 @@ def test_a_group_without_rows_gives_nothing(truth):
     assert found == [dict.fromkeys(MEASURED)]
 
 
+def test_one_row_says_nothing_of_how_confidence_scatters():
+    truth = np.array([0, 1, 1, 2, 2])
+    (row,) = measure(scores(truth, np.ones((2, 5)), np.full((2, 5), [[0.9], [0.4]])), "finance", [1])
+    ends = [row[f"target_confidence_drop{end}"] for end in ("_low", "", "_high")]
+    assert ends == pytest.approx([-1, 0.5, 1])
+    assert row["complement_confidence_drop_low"] == pytest.approx(row["complement_confidence_drop_high"])
+
+
 def test_the_order_of_edits_is_that_of_the_question(rows):
     one, two = measure(rows, "health", [2, 1])
     assert [two, one] == measure(rows, "health", [1, 2])

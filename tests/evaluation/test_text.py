@@ -102,7 +102,7 @@ def test_a_head_that_does_more_than_a_matrix_is_left_to_the_model(checkpoints):
 
 
 def test_documents_need_two_tokens_and_two_are_enough(checkpoints):
-    checkpoint = checkpoints("gpt2")
+    checkpoint = checkpoints("gpt2", n_positions=160)
     assert len(checkpoint.tokenizer("a")["input_ids"]) == 1
     with pytest.raises(DatasetError) as caught:
         document_losses(checkpoint, ["a", ""], [])
@@ -112,8 +112,9 @@ def test_documents_need_two_tokens_and_two_are_enough(checkpoints):
     assert losses.shape == (1, 1)
     assert tokens.tolist() == [1]
     long = " ".join([text] * 300)
-    whole = min(len(checkpoint.tokenizer(long)["input_ids"]), 128, checkpoint.config.max_position_embeddings)
-    assert document_losses(checkpoint, [long], [])[1].tolist() == [whole - 1]
+    assert len(checkpoint.tokenizer(long)["input_ids"]) > 160
+    assert document_losses(checkpoint, [long], [])[1].tolist() == [127], "128 tokens are read unless told otherwise"
+    assert document_losses(checkpoint, [long], [], max_tokens=200)[1].tolist() == [159], "or as many as the model takes"
 
 
 @torch.inference_mode()

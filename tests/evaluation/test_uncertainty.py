@@ -298,6 +298,48 @@ def test_a_stratum_of_one_row_gets_the_limits():
     assert total(np.ones((1, 3)) / 3, np.array([0, 0, 1]), limits=(-1, 1)) == (1, -1, 1)
 
 
+def test_contributions_are_those_of_selectivity_unless_told_otherwise(sweep):
+    drops, concepts, concept_of_row = sweep
+    plain, most = contributions(drops, concepts, concept_of_row)
+    asked, same = contributions(drops, concepts, concept_of_row, 1.0, -1.0)
+    assert np.array_equal(plain, asked)
+    assert most == same
+
+
+def test_a_total_by_the_published_formulas():
+    """Three strata that scatter and lean in their own ways."""
+    strata = np.repeat([2, 0, 1], [4, 6, 9])
+    parts = np.random.default_rng(4).exponential(size=19) * np.array([1.0, -2.0, 0.5])[strata]
+    scatter, third, spread = 0.0, 0.0, 0.0
+    for stratum in range(3):
+        own = parts[strata == stratum]
+        n = len(own)
+        part = n * own.var(ddof=1)
+        scatter, spread = scatter + part, spread + part**2 / (n - 1)
+        third += ((own - own.mean()) ** 3).sum()
+    error, skew = np.sqrt(scatter), third / scatter**1.5
+    point = stats.t.ppf(0.975, scatter**2 / spread)
+    (value,), (low,), (high,) = total(parts[None], strata)
+
+    def hall(t):
+        return 3 / skew * (np.cbrt(1 + skew * (t - skew / 6)) - 1)
+
+    assert value == pytest.approx(parts.sum())
+    assert low == pytest.approx(value - error * max(point, hall(point)))
+    assert high == pytest.approx(value + error * max(point, -hall(-point)))
+    assert max(hall(point), -hall(-point)) > point, "the skew of all strata together makes one side longer"
+
+
+def test_concepts_of_one_and_of_two_rows_are_drawn_beside_others(monkeypatch):
+    monkeypatch.setattr(uncertainty, "_CHUNK", 9)  # of three and of four draws at a time, which leave a rest
+    concept_of_row = np.array([5, 3, 7, 3, 7, 7])
+    weights = stratified_weights(concept_of_row, 40, 1)
+    assert {*weights[:, 0].tolist()} == {1.0}
+    assert {tuple(row) for row in weights[:, [1, 3]].tolist()} == {(0.0, 2.0), (2.0, 0.0)}
+    assert np.allclose(weights[:, [2, 4, 5]].sum(axis=1), 3)
+    assert len({tuple(row) for row in weights[:, [2, 4, 5]].tolist()}) > 3
+
+
 @pytest.mark.parametrize("chunk", [1, 1 << 24])
 def test_stratified_weights_depend_on_the_seed_and_stay_in_their_concept(monkeypatch, chunk):
     of_row = np.random.default_rng(0).permutation(np.repeat([0, 1, -1, 7], [5, 30, 12, 1]))

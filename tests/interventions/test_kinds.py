@@ -10,6 +10,7 @@ import torch
 
 from neuronlens.interventions.kinds import Intervention, Joint, LinearErasure, where
 from neuronlens.interventions.operators import Target
+from neuronlens.ranges.leace import Erasure
 from neuronlens.ranges.selection import fit_ranges
 from neuronlens.sites import Site
 from tests.interventions.edits import INF, of_neurons
@@ -35,6 +36,15 @@ def gated(least=0.5):
 
 def erasure():
     return LinearErasure(SITE, *torch.randn(3, 4, generator=torch.Generator().manual_seed(0)))
+
+
+def test_a_fitted_erasure_is_an_edit_in_single_precision():
+    numbers = np.random.default_rng(0).normal(size=(3, 4))
+    item = LinearErasure.of(Erasure(SITE, "sports", *numbers), "pooled", "mean")
+    assert (item.site, item.positions, item.pooling) == (SITE, "pooled", "mean")
+    for tensor, exact in zip((item.direction, item.probe, item.mean), numbers, strict=True):
+        assert tensor.dtype == torch.float32
+        np.testing.assert_allclose(tensor.numpy(), exact, rtol=1e-6)
 
 
 @pytest.mark.parametrize("item", [gated(), of_neurons(SITE, torch.tensor([1]), 0.0, 1.0), erasure()])

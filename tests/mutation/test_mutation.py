@@ -70,7 +70,9 @@ def test_survivors_are_told_with_their_reasons(tmp_path: Path, monkeypatch: pyte
     file.parent.mkdir(parents=True)
     file.write_text(MUTATED)
     reasons = tmp_path / "survivors.toml"
-    reasons.write_text("[[reasons]]\nwhy = 'it is as large'\nof = ['neuronlens.none.*', 'neuronlens.ranges.*']\nchange = 'value \\* 2'\n")
+    reasons.write_text(
+        "[[reasons]]\nwhy = 'it is as large'\nof = ['neuronlens.none.*', 'neuronlens.ranges.*']\nchange = 'value \\* 2'\n"
+    )
     monkeypatch.setattr(mutation, "MUTANTS", tmp_path)
     monkeypatch.setattr(mutation, "REASONS", reasons)
     found = {"neuronlens.ranges.half.x_half__mutmut_1": "survived", "neuronlens.ranges.half.x_half__mutmut_2": "killed"}
