@@ -104,6 +104,49 @@ def test_encoders_share_nothing(checkpoints, family):
     assert SharedPrompt.of_rows(checkpoint.model, few_shot(checkpoint), [], 0) is None
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_causal_classifier_shares_nothing(checkpoints, family):
+    checkpoint = checkpoints(family, head="classifier")
+    assert SharedPrompt.of_rows(checkpoint.model, few_shot(checkpoint), [], 0) is None
+
+
+@torch.inference_mode()
+def test_what_there_is_room_for_is_held_and_what_is_beyond_is_run_anew(checkpoints, monkeypatch):
+    checkpoint = checkpoints("llama")
+    model, encoded = checkpoint.model, few_shot(checkpoint, rows=4)
+    edits = [half(model.config, SITES[0], operator) for operator in ("zero", "dampen")]
+    runs: list[int] = []
+    run = SharedPrompt._run
+    monkeypatch.setattr(SharedPrompt, "_run", lambda self: runs.append(0) or run(self))
+    prompt = SharedPrompt.of_rows(model, encoded, edits, 0)
+    of_block = sum(part.nbytes for part in prompt._unedited[0])
+    behind = LAYERS - 1 - SITES[0].layer
+    for room, expected in ((of_block * behind - 1, 5), (of_block * behind, 4), (2 * of_block * behind, 3)):
+        runs.clear()
+        shared = SharedPrompt.of_rows(model, encoded, edits, room)
+        for some in (encoded[:2], encoded[2:]):
+            assert len([*deciding_passes(model, edits, batch_of(some), shared=shared)]) == 3
+        assert len(runs) == expected, "unedited, and each edit for one batch or for both"
+
+
+@pytest.mark.parametrize(
+    ("rows", "count"),
+    [
+        ([[1] * 20 + [2], [1] * 20 + [3]], 20),
+        ([[1] * 20, [1] * 20 + [3]], 19),  # each row has a token of its own
+        ([[1] * 16 + [2], [1] * 16 + [3]], 16),
+        ([[1] * 15 + [2], [1] * 15 + [3]], 0),
+        ([[1] * 20 + [2]], 0),
+        ([[1] * 16 + [0] * 9, [1] * 30, [1] * 30 + [2]], 16),
+        ([[1] * 30, [1] * 29 + [2], [1] * 17 + [3] * 20], 17),
+        ([[1] * 30 + [2] * 270, [1] * 30 + [3] * 270], 30),  # a tenth of a row is worth it
+        ([[1] * 29 + [2] * 271, [1] * 29 + [3] * 271], 0),
+    ],
+)
+def test_as_much_is_shared_as_all_rows_begin_with_where_that_is_worth_it(rows, count):
+    assert shared_tokens(rows) == [1] * count
+
+
 rows = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=40), min_size=1, max_size=6)
 
 
