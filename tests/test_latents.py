@@ -112,6 +112,7 @@ def test_an_edit_changes_what_its_latents_stand_for_and_no_more(checkpoint, fold
         assert torch.equal(dose.looked_at, batch.attention_mask.sum(dim=1) * item.width)
     autoencoder = load_autoencoder(folders[place])
     (bound,) = on_activations(model, [item])
+    assert bool(torch.isposinf(bound.idle().item.lower).all())
     hidden = torch.randn(2, 3, autoencoder.width, generator=torch.Generator().manual_seed(3))
     everywhere = torch.ones(2, 3, dtype=torch.bool)
     latents = autoencoder.encode(hidden)

@@ -13,6 +13,7 @@ from neuronlens.evaluation.cost import Route, Shape, deciding_route, joint_route
 from neuronlens.evaluation.deciding import Unedited, deciding_passes
 from neuronlens.evaluation.text import text_losses
 from neuronlens.sites import COMPONENTS, Site
+from tests import reference
 from tests.evaluation.edits import half
 from tests.evaluation.short_cuts import ragged
 from tests.models import FAMILIES, LANGUAGE_MODELS, LAYERS
@@ -106,6 +107,40 @@ def test_the_work_of_text(wide, family):
             assert done / body == pytest.approx(route.work(2, rows, tokens), rel=0.12, abs=0.05 * tokens), site
 
 
+# block -> projections of a block that another token is looked at through, of its MLP's last one, and of what stands behind its attention
+PARTS = {
+    "llama": (("self_attn.k_proj", "self_attn.v_proj"), "mlp.down_proj", None),
+    "qwen2": (("self_attn.k_proj", "self_attn.v_proj"), "mlp.down_proj", None),
+    "bert": (("attention.self.key", "attention.self.value"), "output.dense", "attention.output.dense"),
+}
+
+
+@pytest.mark.parametrize("tokens", [1, 500])
+@pytest.mark.parametrize("family", [*PARTS, "gpt2"])
+def test_a_shape_counts_weights_and_what_attention_multiplies_between_tokens(checkpoints, family, tokens):
+    """A token of a decoder looks at half of the others in the mean, one of an encoder at all: once for scores, once for values."""
+    checkpoint = checkpoints(family)
+    model, hidden = checkpoint.model, checkpoint.config.hidden_size
+    block = model.get_submodule(reference.BLOCKS[family])[LAYERS - 1]
+
+    def weights(name):
+        return block.get_submodule(name).weight.numel()
+
+    between = tokens * hidden * (2 if family == "bert" else 1)
+    whole = LAYERS * (sum(part.numel() for part in block.parameters() if part.dim() > 1) + between)
+    if family == "gpt2":  # queries, keys and values in one matrix
+        looked_at, down, out = weights("attn.c_attn") * 2 / 3, weights("mlp.c_proj"), 0
+    else:
+        (keys, values), down, out = PARTS[family]
+        looked_at, down, out = weights(keys) + weights(values), weights(down), 0 if out is None else weights(out)
+    ends = [model.bert.pooler.dense, model.classifier] if family == "bert" else [model.lm_head]
+    head = sum(end.weight.numel() for end in ends)
+    found = Shape.of(checkpoint, tokens)
+    assert (found.layers, found.within, found.one_token) == (LAYERS, True, True)
+    parts = (found.entrance, found.down, found.head, found.out)
+    assert parts == pytest.approx(tuple(part / whole for part in (looked_at + between, down, head, out)))
+
+
 def test_an_edit_costs_the_blocks_behind_it():
     shape = Shape(layers=12, entrance=1 / 72, down=1 / 36, head=0.45)
     assert deciding_route(shape, Site(0, "resid_post")).token == pytest.approx(10 / 12 + 1 / 72)
@@ -140,6 +175,8 @@ def test_ways_have_names():
     assert name(decoder, 6, "mlp_post", shared=0.75) == f"the neurons' projection, blocks 7 to 11{last}{prompt}"
     assert name(decoder, 6, "resid_post", device="cuda") == f"blocks 7 to 11{last}; 16 edits a call"
     assert name(decoder, 6, "resid_post", device="cuda", batch=1025) == f"blocks 7 to 11{last}; 15 edits a call"
+    assert name(decoder, 6, "resid_post", device="cuda", batch=8192) == f"blocks 7 to 11{last}; 2 edits a call"
+    assert name(decoder, 6, "resid_post", device="cuda", batch=8193) == f"blocks 7 to 11{last}"
     assert name(whole, 11, "resid_post") == "the head"
     assert name(whole, 11, "mlp_post") == "the projection of the last block's neurons"
     assert name(whole, 6, "resid_post") == "blocks 7 to 11"

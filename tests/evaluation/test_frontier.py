@@ -97,6 +97,34 @@ def test_a_step_is_judged_by_what_it_costs_from_where_the_path_stands():
     assert complement(rows)[2] == pytest.approx(0.2 + 0.25 * 0.26)
 
 
+def test_a_step_is_judged_by_what_it_adds_to_the_cost():
+    """From (0.5, 0.2) the way to (0.6, 0.25) costs half a point a point, and that to (1, 0.5) more, although it goes farther."""
+    tried = losing(np.repeat([0, 1], 100), {0: 50, 1: 20}, {0: 60, 1: 25}, {0: 100, 1: 50})
+    rows = readings(tables(paper(3), tried, tried)[0])
+    assert rows[3]["target_drop"] == 0.75
+    assert NAMES[1] in rows[3]["settings"]
+    assert complement(rows)[3] == pytest.approx(0.25 + 0.15 / 0.4 * 0.25)
+
+
+def test_other_families_can_be_compared():
+    places = [1, 2, 3]
+    families = {"narrow": lambda own: own.ranges.tau < 2, "wide": lambda own: own.ranges.tau >= 2}
+    frontier, matched = frontier_tables(
+        paper(3),
+        (TRIED, places),
+        (TRIED, places),
+        None,
+        resamples=10,
+        seed=0,
+        families=families,
+        family="narrow",
+        against=["wide"],
+    )
+    assert {*frontier["family"].to_pylist()} == {"narrow", "wide"}
+    assert {*matched["against"].to_pylist()} == {"wide"}
+    assert {row["settings"] for row in readings(frontier, family="narrow")} >= {NAMES[0]}
+
+
 def test_the_path_is_read_on_the_test_rows():
     """Settings one and two in this order, at (0.4, 0) and (0.8, 0.4); the third, best here and none of the path, is not looked at."""
     judged = losing(TWO, {0: 4}, {0: 8, 1: 4}, {0: 10})

@@ -50,7 +50,13 @@ def requests_of(checkpoint):
     found = [
         (None, ids[:-length], ids[-length:]) for ids, length in zip(encoded, [1, 1, 2, 3, 5, 1, 4, 2], strict=True)
     ]
-    return [*found, (None, found[0][1], [7]), (None, found[3][1], [*found[3][2][:-1], 9])]
+    with torch.inference_mode():
+        greedy = [int(checkpoint.model(torch.tensor([found[0][1]])).logits[0, -1].argmax())]
+    return [
+        *found,
+        *((None, found[0][1], tokens) for tokens in (greedy, [7])),
+        (None, found[3][1], [*found[3][2][:-1], 9]),
+    ]
 
 
 def by_hand(checkpoint, family, context, continuation, positions):
@@ -105,6 +111,7 @@ def test_what_the_harness_itself_can_score_is_scored_alike(checkpoints, family, 
         found = harness_model(checkpoint)._loglikelihood_tokens(asked)
     np.testing.assert_allclose([one for one, _ in found], [one for one, _ in expected], rtol=1e-4, atol=1e-4)
     assert [two for _, two in found] == [two for _, two in expected]
+    assert edited or True in (two for _, two in found)
 
 
 @needs_harness
@@ -207,8 +214,27 @@ def test_whole_texts_have_no_prompt(checkpoints, tasks):
     assert found.metric == "word_perplexity"
     assert found.after != found.before
     assert found.difference_stderr is None, "no mean over documents"
-    with pytest.raises(UserError, match="whole texts, which have no prompt"):
-        run_tasks(checkpoint, [last], ["local_text"], include_path=tasks, limit=3)
+    with pytest.raises(UserError) as caught:
+        run_tasks(checkpoint, [everywhere, last], ["local_text"], include_path=tasks, limit=3)
+    assert str(caught.value) == (
+        "a task scores whole texts, which have no prompt, and an edit is not of all tokens. "
+        "Leave the task away, or --positions all."
+    )
+
+
+@needs_harness
+def test_the_harness_has_a_tokenizer_of_its_own_and_reads_as_much_as_the_model_takes(checkpoints):
+    checkpoint = checkpoints("gpt2")
+    model = harness_model(checkpoint, 3)
+    assert model.batch_size == 3
+    assert model.tokenizer is not checkpoint.tokenizer
+    assert model.tokenizer.get_vocab() == checkpoint.tokenizer.get_vocab()
+    assert model.max_length == checkpoint.config.max_position_embeddings
+    checkpoint.tokenizer.model_max_length, known = 20, checkpoint.tokenizer.model_max_length
+    try:
+        assert harness_model(checkpoint).max_length == 20
+    finally:
+        checkpoint.tokenizer.model_max_length = known
 
 
 @needs_harness

@@ -119,15 +119,18 @@ def test_what_is_asked_of_decoding_reaches_it(checkpoints, monkeypatch):
 
 
 def test_text_is_written_as_the_tokens_say(checkpoints, monkeypatch):
-    """A space before a full stop stays where the model has put it."""
+    """A space before a full stop stays where the model has put it, also where a tokenizer would take it away."""
     checkpoint = checkpoints("gpt2")
+    monkeypatch.setattr(checkpoint.tokenizer, "clean_up_tokenization_spaces", True)
+    forced = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
+    monkeypatch.setattr(checkpoint.tokenizer, forced, True)
     new = torch.tensor([checkpoint.tokenizer(" goal . coach , nurse")["input_ids"]])
     monkeypatch.setattr(
         "neuronlens.interventions.continuation.generate_plainly",
         lambda _, __, ids, *___, **____: torch.cat([ids, new], 1),
     )
     (found,) = side_by_side(checkpoint, [], ["bank"])
-    assert found.unedited == checkpoint.tokenizer.decode(new[0], clean_up_tokenization_spaces=False)
+    assert found.unedited == " goal . coach , nurse" != checkpoint.tokenizer.decode(new[0])
 
 
 def test_an_edit_of_nothing_writes_what_the_model_does(checkpoints):
