@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuronlens.artifact import read_table, write_table
+from neuronlens.ranges.examples import Thresholds
 from neuronlens.ranges.statistics import fit_statistics
 from neuronlens.ranges.tables import examples_table
 from neuronlens.streaming import blocks
@@ -46,6 +47,15 @@ def test_examples_are_those_of_a_full_sort(seed, per, digits, block):
         patch.setattr(blocks, "BLOCK_BYTES", block)
         ours = fit_statistics(found, SITE)
         assert listed(examples_table(ours)) == by_sorting(ours)
+
+
+def test_thresholds_are_the_kth_of_all_concepts_however_many():
+    values = np.random.default_rng(2).normal(size=(250, 5, EXAMPLES)).astype(np.float32)
+    found = Thresholds.of(list(values), list(values))
+    ordered = np.sort(np.concatenate(list(values), axis=1), axis=1)
+    assert found.count == EXAMPLES
+    np.testing.assert_array_equal(found.lowest, ordered[:, EXAMPLES - 1])
+    np.testing.assert_array_equal(found.highest, ordered[:, -EXAMPLES])
 
 
 def test_examples_are_among_the_rows_that_ranges_rest_on():
