@@ -15,6 +15,7 @@ from neuronlens.checkpoint import load_checkpoint
 from neuronlens.dataset import read_dataset
 from neuronlens.encoding import Encoder, encode_questions, resolve_labels
 from neuronlens.evaluation.methods import read_methods
+from neuronlens.evaluation.planned import Evaluation
 from neuronlens.evaluation.sweep import evaluate_methods
 from neuronlens.interventions.edit import edit
 from neuronlens.params import load_config
@@ -203,6 +204,29 @@ def test_a_manifest_says_what_was_evaluated(audit, family):
         "device": "cpu",
         "seed": 0,
     }
+
+
+def test_parts_are_named_after_what_their_bytes_may_depend_on(audit):
+    """Whoever plans the same gets the same names; a part that was made in other batches or another type of number is none of them."""
+    folder, config = audit("bert")
+
+    def names(**how):
+        asked = config.model_copy(
+            update={name: getattr(config, name).model_copy(update=part) for name, part in how.items()}
+        )
+        planned = Evaluation(asked, {stage: folder / stage for stage in ("prepare", "fit")})
+        planned.judge(None)
+        return {kind: planned.names(kind) for kind in ("validation", "test", "joint", "text", "questions")}
+
+    plain = names()
+    assert plain == names()
+    assert all(plain[kind] for kind in ("validation", "test"))
+    assert plain["text"] == plain["questions"] == []
+    for kind, own in plain.items():
+        assert [name[8:] for name in own] == [f"-{kind}-{i:05d}" for i in range(len(own))]
+    for other in (names(extract={"batch_tokens": 40}), names(checkpoint={"dtype": "bfloat16"})):
+        assert not {*plain["test"]} & {*other["test"]}
+        assert not {*plain["validation"]} & {*other["validation"]}
 
 
 def test_documents_add_up_to_the_results(audit):

@@ -10,7 +10,8 @@ from neuronlens.activations import head
 from neuronlens.activations.batching import collate
 from neuronlens.errors import DatasetError
 from neuronlens.evaluation import text
-from neuronlens.evaluation.text import document_losses, text_losses
+from neuronlens.evaluation.text import document_losses, perplexity_columns, text_losses
+from neuronlens.evaluation.uncertainty import ratio
 from neuronlens.evaluation.unembedding import Unembedding
 from neuronlens.interventions.edit import edit
 from neuronlens.sites import Site
@@ -215,3 +216,22 @@ def test_the_blocks_run_once_and_the_head_on_a_single_row(checkpoints):
     for handle in handles:
         handle.remove()
     assert ran == [0, 1, 1, 1, 1]
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_columns_of_perplexity_are_those_of_every_edit():
+    """A ratio whose interval reaches beyond all numbers is told without a warning."""
+    losses, predicted = np.array([[20.0, 30, 44], [24.0, 33, 50], [20.0, 9000, 44]]), np.array([10, 12, 20])
+    first, second = perplexity_columns((losses, predicted), 2)
+    _, low, high = ratio(losses[1:] - losses[0], predicted)
+    assert first == {
+        "perplexity": pytest.approx(np.exp(107 / 42)),
+        "base_perplexity": pytest.approx(np.exp(94 / 42)),
+        "perplexity_ratio": pytest.approx(np.exp(13 / 42)),
+        "perplexity_ratio_low": pytest.approx(np.exp(low[0])),
+        "perplexity_ratio_high": pytest.approx(np.exp(high[0])),
+    }
+    assert second["perplexity"] == pytest.approx(np.exp(9064 / 42))
+    assert second["base_perplexity"] == first["base_perplexity"]
+    assert second["perplexity_ratio_high"] == np.inf
+    assert perplexity_columns(None, 2) == [dict.fromkeys(first)] * 2

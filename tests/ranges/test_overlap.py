@@ -108,12 +108,14 @@ def test_bhattacharyya_is_symmetric_bounded_and_never_nan(parameters):
     np.testing.assert_allclose(bhattacharyya([one, one]), 1, rtol=1e-6)
 
 
+@pytest.mark.filterwarnings("error")
 def test_bhattacharyya_of_constant_neurons_is_the_limit():
     constant_a, constant_b = gaussian([1, 1, 1, 0], [0, 0, 0, 2]), gaussian([1, 2, 1, 0], [0, 0, 3, 0])
     assert bhattacharyya([constant_a, constant_b])[0].tolist() == [1, 0, 0, 0]
     for std in (1e-6, 1e-12):
         near = bhattacharyya([gaussian([1, 1, 1], std), gaussian([1, 2, 1], [std, std, 3])])[0]
         np.testing.assert_allclose(near, [1, 0, 0], atol=np.sqrt(std))
+    assert bhattacharyya([gaussian([1e200], [1e-100]), gaussian([0], [1e-100])]).tolist() == [[0]]
 
 
 def test_pairs_come_in_the_order_of_combinations():
