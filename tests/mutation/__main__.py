@@ -134,12 +134,16 @@ def by_reason(found: Mapping[str, str]) -> dict[str | None, list[str]]:
 
 
 def report(found: Mapping[str, str], left: Mapping[str | None, Sequence[str]]) -> Iterator[str]:
-    """The score of every folder, then the survivors by their reasons."""
-    for folder in ("ranges", "interventions", "evaluation"):
-        own = Counter(status for name, status in found.items() if name.split(".")[1] == folder)
+    """The score of every folder as a table, then the survivors by their reasons."""
+    folders = dict.fromkeys(name.split(".")[1] for name in found)
+    yield "| | changes | a test fails | mypy objects | no end | unnoticed | noticed |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+    for folder in (*folders, None):
+        own = Counter(status for name, status in found.items() if folder in (name.split(".")[1], None))
         killed, total = sum(own[status] for status in _KILLED), sum(own.values())
-        told = ", ".join(f"{count:,} {status}" for status, count in own.most_common())
-        yield f"{folder}: {killed:,} of {total:,} killed, {killed / total:.1%} ({told})"
+        tests, types, time = own["killed"] + own["segfault"], own["caught by type check"], own["timeout"]
+        row = (f"`{folder}/`" if folder else "all", *(f"{n:,}" for n in (total, tests, types, time, total - killed)))
+        yield f"| {' | '.join(row)} | {killed / total:.1%} |"
     for why, names in sorted(left.items(), key=lambda item: (item[0] is None, item[0] or "")):
         yield f"\n{len(names)} survive: {why or 'nobody has said why'}"
         yield from (f"  {name}: {change(name)}" for name in names)
@@ -159,7 +163,7 @@ def main() -> int:
     found = results()
     left = by_reason(found)
     killed = sum(status in _KILLED for status in found.values()) / len(found)
-    sys.stdout.write("\n".join([*report(found, left), "", f"{killed:.1%} of {len(found):,} killed", ""]))
+    sys.stdout.write("\n".join([*report(found, left), ""]))
     return int(killed < _LEAST or None in left)
 
 

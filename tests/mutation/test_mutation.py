@@ -78,9 +78,13 @@ def test_survivors_are_told_with_their_reasons(tmp_path: Path, monkeypatch: pyte
     found = {"neuronlens.ranges.half.x_half__mutmut_1": "survived", "neuronlens.ranges.half.x_half__mutmut_2": "killed"}
     found |= {f"neuronlens.{folder}.x_f__mutmut_1": "timeout" for folder in ("interventions", "evaluation")}
     told = [*mutation.report(found, mutation.by_reason(found))]
-    assert told[0] == "ranges: 1 of 2 killed, 50.0% (1 survived, 1 killed)"
-    assert told[1] == "interventions: 1 of 1 killed, 100.0% (1 timeout)"
-    assert told[3:] == [
+    assert told[2:6] == [
+        "| `ranges/` | 2 | 1 | 0 | 0 | 1 | 50.0% |",
+        "| `interventions/` | 1 | 0 | 0 | 1 | 0 | 100.0% |",
+        "| `evaluation/` | 1 | 0 | 0 | 1 | 0 | 100.0% |",
+        "| all | 4 | 1 | 0 | 2 | 1 | 75.0% |",
+    ]
+    assert told[6:] == [
         "\n1 survive: it is as large",
         "  neuronlens.ranges.half.x_half__mutmut_1: -return value / 2 +return value * 2",
     ]
