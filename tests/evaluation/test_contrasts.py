@@ -8,7 +8,7 @@ import pytest
 from neuronlens.evaluation.contrasts import EFFECTS, contrasts_table
 from neuronlens.evaluation.measure import measure
 from neuronlens.evaluation.uncertainty import total
-from tests.evaluation.by_hand import SITE, scores
+from tests.evaluation.by_hand import SITE, losing, scores
 
 CONCEPTS = ("finance", "health", "sports")
 COUNTS = (9, 14, 20)
@@ -55,6 +55,17 @@ def test_means_are_those_of_the_results_over_concepts():
         assert row["mean"] == pytest.approx(expected, abs=1e-7)
         assert row["low"] <= row["mean"] <= row["high"]
         assert row["concepts"] == 3
+
+
+def test_every_row_says_of_which_site_it_is():
+    sites = ("mlp_post.0", "resid_post.2")
+    edits = {(site, name): {"finance": at} for site in sites for name, at in (("tuned", 1), ("paper", 2))}
+    truth = np.repeat([0, 1], 10)
+    rows = contrasts_table(losing(truth, {}, {0: 5}, {0: 2}), edits).to_pylist()
+    assert {row["site"] for row in rows} == {*sites}
+    empty = contrasts_table(losing(truth, {}, {0: 5}, {0: 2}), {})
+    assert empty.num_rows == 0
+    assert empty.schema == contrasts_table(losing(truth, {}, {0: 5}, {0: 2}), edits).schema
 
 
 def test_the_interval_is_that_of_a_sum_over_rows():

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from neuronlens.artifact import read_table
+from neuronlens.artifact import read_manifest, read_table
 from neuronlens.evaluation.deciding import Unedited
 from neuronlens.evaluation.measure import MEASURED
 from neuronlens.evaluation.methods import CONTROLS
@@ -314,3 +314,6 @@ def test_the_published_method_has_no_tuned_one_beside_it(audit, with_validation)
     folder = audit("bert", with_validation, "preset=official", "interventions.top=[0.1, 0.3]")
     assert tables_at(folder) == {"results.parquet", "rows/site=resid_post.2.parquet"}
     assert {row["role"] for row in rows_at(folder, "results")} == {"sweep"}
+    assert {row["seed"] for row in rows_at(folder, "results")} == {0}
+    assert read_manifest(folder)["facts"]["validation_rows"] == 0
+    assert not (folder / "documents").exists(), "no folder for what there is nothing of"

@@ -151,7 +151,8 @@ def test_a_concept_of_one_row_may_gain_all_there_is_to_gain():
     truth = np.array([0, 1, 1, 1, 2, 2, 2])
     alone, together = (scores(truth, np.ones((4, 7)), np.full((4, 7), sure)) for sure in (0.9, 0.4))
     together = replace(together, confidence=np.concatenate([alone.confidence[:1], together.confidence[1:]]))
-    row = table_by_hand(alone, together)[0]
+    row, *_, mean = table_by_hand(alone, together)
+    assert [mean["confidence_gain_low"], mean["confidence_gain_high"]] == [-2, 2]
     assert row["confidence_gain"] == pytest.approx(0, abs=1e-7)
     assert [row["confidence_gain_low"], row["confidence_gain_high"]] == pytest.approx([-1.5, 0.5])
 
@@ -201,3 +202,6 @@ def test_the_mean_gain_has_the_interval_of_a_total_over_rows():
         expected = total(two - one, TRUTH, most if measured == "accuracy" else 0.0, (-2.0, 2.0))
         found = [mean[f"{name}{end}"] for end in ("", "_low", "_high")]
         assert found == pytest.approx([float(part[0]) for part in expected])
+        if measured == "accuracy":
+            shift = (two - one)[:, (two - one)[0] != 0]
+            assert mean["gain_p"] == pytest.approx(float(sign_flip_p(shift, 0)[0]), rel=1e-12)

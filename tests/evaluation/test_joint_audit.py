@@ -122,7 +122,7 @@ def test_what_is_measured_is_what_plain_passes_give(audit, family):
     if family == "gpt2":
         asked = encode_questions(checkpoint, read_questions(config.evaluate.questions))
         documents = Encoder(checkpoint.tokenizer, 64).encode(read_documents(config.evaluate.auxiliary, 200))
-    compared = 0
+    compared, chosen = 0, read(folder, "chosen")[0]
     for row in read(folder, "joint"):
         if row["concept"] is None:
             continue
@@ -153,6 +153,7 @@ def test_what_is_measured_is_what_plain_passes_give(audit, family):
             assert row["questions_accuracy"] == np.mean(np.array(letters) == asked.answers)
             tokens = sum(len(ids) - 1 for ids in documents)
             assert row["perplexity"] == pytest.approx(np.exp(sum(cost) / tokens), rel=1e-5)
+            assert row["base_perplexity"] == chosen["base_perplexity"]
         compared += abs(row["target_confidence_drop"]) > 1e-4
     assert compared > 0, "nothing was edited"
 

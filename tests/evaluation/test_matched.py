@@ -74,12 +74,16 @@ def path_of(truth, *lost, weights=None):
 
 
 def test_a_point_is_of_the_settings_that_are_mixed_and_of_no_other():
+    assert [point.mix for point in path_of(np.repeat([0, 1], [20, 40]), 5, 10, 20).points[1:3]] == [
+        ((1, 1.0),),  # reached exactly, without what is not edited, and without the one before
+        ((2, 1.0),),
+    ]
     read = path_of(np.repeat([0, 1], [20, 40]), 10, 20)
     mixes = [point.mix for point in read.points]
     assert mixes == [
         ((1, pytest.approx(0.2)),),  # with what is not edited
         ((1, 0.5),),
-        ((1, 1.0),),  # reached exactly
+        ((1, 1.0),),
         ((1, 0.5), (2, 0.5)),
         ((1, pytest.approx(0.2)), (2, pytest.approx(0.8))),
     ]

@@ -165,6 +165,15 @@ def test_a_name_stands_for_one_edit_unless_it_is_borrowed(fitted):
         assert "other_concept" in {method.identity["range"] for method in group}
 
 
+def test_a_method_is_edited_at_the_positions_and_with_the_pooling_that_are_asked_for(fitted, tmp_path):
+    methods, _, _ = fitted(*WIDE)
+    kinds = {type(method.ranges): method for method in methods}
+    assert len(kinds) == 2, "ranges, and linear erasures"
+    for method in kinds.values():
+        item = Method(method.ranges, method.operator, "pooled").edit("mean")
+        assert (item.positions, item.pooling) == ("pooled", "mean")
+
+
 def test_results_do_not_depend_on_merging(fitted, checkpoints, rows, monkeypatch):
     methods, _, config = fitted(*AUDITED)
     some = [method for method in methods if str(method.ranges.site) == SITES[0]]

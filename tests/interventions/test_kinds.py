@@ -76,6 +76,19 @@ def test_a_gate_opens_where_the_evidence_reaches_both_thresholds():
     assert not gated(1.01).changed(hidden, tokens)[0, 2].any()
 
 
+def test_every_interval_is_dampened_towards_its_own_middle():
+    lower, upper = torch.tensor([[0.0, 10.0]]), torch.tensor([[2.0, 16.0]])
+    item = of_neurons(SITE, torch.tensor([0]), lower, upper, operator="dampen:0.5")
+    hidden = torch.tensor([[[0.0], [2.0], [5.0], [10.0], [16.0], [20.0]]])
+    edited, inside = item.apply(hidden, torch.ones(1, 6, dtype=torch.bool))
+    assert inside[0, :, 0].tolist() == [True, True, False, True, True, False]
+    for at, (low, high) in ((0, (0.0, 2.0)), (1, (0.0, 2.0)), (3, (10.0, 16.0)), (4, (10.0, 16.0))):
+        alone = of_neurons(SITE, torch.tensor([0]), low, high, operator="dampen:0.5")
+        expected, _ = alone.apply(hidden[:, at : at + 1], torch.ones(1, 1, dtype=torch.bool))
+        assert edited[0, at] == expected[0, 0]
+    assert not torch.equal(edited, hidden)
+
+
 def test_an_edit_of_ranges_has_their_very_numbers():
     for gate in ("none", "agreement"):
         ranges = fit_ranges(statistics(), "b", top=0.5, gate=gate)

@@ -299,6 +299,27 @@ def test_neurons_in_chunks_are_the_same(monkeypatch):
     np.testing.assert_array_equal(separation_scores(own, rest, text), scores)
 
 
+def test_neurons_are_told_apart_whatever_stands_beside_them(monkeypatch):
+    """One has a single interval, one two, and one mostly a single value, so that some of its bins are void."""
+    drawn = np.random.default_rng(8)
+    one, two = normal(1, 3, 1, 200), np.concatenate([normal(2, -5, 1, 100), normal(3, 5, 1, 100)], axis=1)
+    spike = np.where(drawn.random((1, 200)) < 0.7, 0, normal(4, 4, 1, 200)).astype(np.float32)
+    rest = [normal(5, 0, 1, 300), normal(6, 0, 1, 300), np.maximum(normal(7, 0, 1, 300), 0)]
+    concept, complement = np.concatenate([one, two, spike]), np.concatenate(rest)
+    lower, upper = discriminative_bounds(concept, complement, none(3), 1.0)
+    assert lower.shape[1] >= 2
+    empty = lower > upper
+    assert empty[0].any()
+    assert np.isposinf(lower[empty]).all()
+    assert np.isneginf(upper[empty]).all()
+    for neuron in range(3):
+        alone = discriminative_bounds(concept[[neuron]], complement[[neuron]], none(), 1.0)
+        assert intervals(alone) == intervals((lower, upper), neuron)
+    monkeypatch.setattr(module, "_CHUNK", 1)
+    for apart, together in zip(discriminative_bounds(concept, complement, none(3), 1.0), (lower, upper), strict=True):
+        np.testing.assert_array_equal(apart, together)
+
+
 def test_bins_hold_about_as_much_of_every_group():
     """So that a small group far away has bins of its own: a share of the bins, not of the rows."""
     own, rest, text = normal(0, 50, 1, 30), normal(1, 0, 1, 3000), normal(2, -50, 1, 300)

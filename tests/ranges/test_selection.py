@@ -9,7 +9,7 @@ import pytest
 
 from neuronlens.ranges.discriminative import discriminative_bounds
 from neuronlens.ranges.saliency import top_set
-from neuronlens.ranges.selection import fit_ranges
+from neuronlens.ranges.selection import _inside, fit_ranges
 from neuronlens.ranges.statistics import fit_statistics
 from tests.ranges.sample import (
     CONCEPTS,
@@ -122,6 +122,13 @@ def test_doses_are_shares_counted_one_by_one(kind, gate, concept):
         assert found.label == (kind if gate == "none" else f"{kind}+agreement")
         for name, share in zip(DOSES, recount(ours, concept, found), strict=True):
             np.testing.assert_allclose(getattr(found, name), share, atol=1e-12, err_msg=name)
+
+
+def test_a_value_in_any_interval_is_inside():
+    lower, upper = np.array([[0.0, 10.0], [5.0, np.inf]]), np.array([[2.0, 16.0], [6.0, -np.inf]])
+    values = np.array([[0.0, 2.0, 5.0, 10.0, 16.0, 17.0], [5.0, 6.0, 0.0, 7.0, np.inf, -np.inf]])
+    found = _inside(values, lower, upper)
+    assert found.tolist() == [[True, True, False, True, True, False], [True, True, False, False, False, False]]
 
 
 def test_a_dose_on_tokens_nobody_read_is_not_known():
