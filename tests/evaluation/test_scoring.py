@@ -5,24 +5,28 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from neuronlens.activations import head
+from neuronlens.activations.batching import collate
 from neuronlens.activations.extract import collect_activations
 from neuronlens.checkpoint import load_checkpoint
 from neuronlens.config import DatasetParams
 from neuronlens.encoding import longest_input
+from neuronlens.errors import DatasetError
 from neuronlens.evaluation import scoring
-from neuronlens.evaluation.scoring import score_rows
+from neuronlens.evaluation.scoring import RowScorer, score_rows
 from neuronlens.evaluation.text import document_losses, perplexity
 from neuronlens.interventions.kinds import Intervention
 from neuronlens.sites import Site, site_width
 from tests import reference
 from tests.conftest import sentences
 from tests.evaluation.by_hand import masking
+from tests.evaluation.edits import half
 from tests.models import FAMILIES, LANGUAGE_MODELS, WORDS, random_model, save_checkpoint
 from tests.models import tokenizer as checkpoint_tokenizer
 
@@ -131,6 +135,41 @@ def test_only_the_rows_of_the_split_are_scored(checkpoints, dataset):
     scores = score_rows(checkpoints("bert"), dataset, [], split="validation")
     assert [dataset.split[row] for row in scores.rows] == ["validation"] * 4
     assert [scores.concepts[at] for at in scores.truth] == [dataset.concept[row] for row in scores.rows]
+
+
+def test_a_split_without_rows_cannot_be_scored(checkpoints, dataset):
+    with pytest.raises(DatasetError) as caught:
+        RowScorer.of(checkpoints("bert"), dataset, [], split="nothing")
+    assert str(caught.value) == "the split 'nothing' has no rows. Every split needs some of each concept."
+
+
+def test_hidden_states_are_taken_over_where_they_are_of_the_same_batches(checkpoints, dataset):
+    checkpoint = checkpoints("bert")
+    plain = RowScorer.of(checkpoint, dataset, [], split="test", batch_tokens=40)
+    assert len(plain.batches) > 1
+    left = [SimpleNamespace(rows=plain.rows[batch]) for batch in plain.batches]
+    assert RowScorer.of(checkpoint, dataset, [], split="test", batch_tokens=40, kept=left).kept == left
+    assert RowScorer.of(checkpoint, dataset, [], split="test", batch_tokens=40, kept=left[::-1]).kept == ()
+    assert RowScorer.of(checkpoint, dataset, [], split="test", batch_tokens=4000, kept=left).kept == ()
+
+
+@torch.inference_mode()
+def test_a_prompt_that_rows_share_is_part_of_what_is_checked(checkpoints, monkeypatch):
+    checkpoint = checkpoints("llama")
+    item = half(checkpoint.model.config, Site(0, "resid_post"))
+    encoded = [[*range(4, 24), last] for last in (30, 31)]
+    batch = collate(encoded, np.arange(2), pad_id=0, device="cpu")
+    seen = []
+    passes = scoring.deciding_passes
+    monkeypatch.setattr(
+        scoring, "deciding_passes", lambda *given, **how: seen.append(how.get("shared")) or passes(*given, **how)
+    )
+    for prompt in (encoded[0][:20], ()):
+        no_op, suffix, tolerance = scoring.check_fidelity(checkpoint.model, [item], batch, prompt)
+        assert no_op == 0
+        assert suffix <= tolerance
+    assert seen[0].length == 20
+    assert seen[1] is None
 
 
 def test_free_scoring_is_stricter_than_constrained(checkpoints, dataset):

@@ -251,6 +251,18 @@ def test_ranges_come_back_from_their_table(tmp_path, asked, with_tokens):
         assert max(part.lower.shape[1] for part in back) > 1
 
 
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("gate", ["none", "agreement"])
+def test_ranges_of_one_method_come_back_alone(tmp_path, gate, count):
+    whole = statistics()
+    found = fit_ranges(whole, "b", top=count / whole.width, gate=gate)
+    assert len(found.neurons) == count
+    write_table(tmp_path / "ranges.parquet", ranges_table([found]))
+    (back,) = read_ranges(tmp_path / "ranges.parquet")
+    assert same(found, back)
+    assert (back.agreement is None) == (gate == "none")
+
+
 def test_nulls_and_never_nan_stand_in_the_table():
     table = ranges_table(sweep_ranges(statistics(with_tokens=False), Config.model_validate(SWEEP)))
     for field in table.schema:
