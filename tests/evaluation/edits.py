@@ -32,3 +32,17 @@ def erasing(config, site, positions):
     """A rotation that no single neuron could do."""
     width = site_width(config, site)
     return LinearErasure(site, *torch.randn(3, width, generator=torch.Generator().manual_seed(0)), positions)
+
+
+def some_edits(config, layers=(0, 2), operator="zero"):
+    """Zero the positive half of every third neuron, and all of it."""
+    edits = []
+    for layer in layers:
+        for component in ("resid_post", "mlp_post"):
+            neurons = torch.arange(0, site_width(config, Site(layer, component)), 3)
+            upper = torch.full((len(neurons), 1), torch.inf)
+            edits += [
+                masking(Site(layer, component), neurons, torch.zeros_like(upper), upper, operator),
+                masking(Site(layer, component), neurons, -upper, upper, operator),
+            ]
+    return edits

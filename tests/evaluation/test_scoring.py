@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from neuronlens.activations import head
 from neuronlens.activations.batching import collate
 from neuronlens.activations.extract import collect_activations
 from neuronlens.checkpoint import load_checkpoint
@@ -20,29 +18,13 @@ from neuronlens.encoding import longest_input
 from neuronlens.errors import DatasetError
 from neuronlens.evaluation import scoring
 from neuronlens.evaluation.scoring import RowScorer, score_rows
-from neuronlens.evaluation.text import document_losses, perplexity
 from neuronlens.interventions.kinds import Intervention
-from neuronlens.sites import Site, site_width
+from neuronlens.sites import Site
 from tests import reference
-from tests.conftest import sentences
 from tests.evaluation.by_hand import masking
-from tests.evaluation.edits import half
-from tests.models import FAMILIES, LANGUAGE_MODELS, WORDS, random_model, save_checkpoint
+from tests.evaluation.edits import half, some_edits
+from tests.models import FAMILIES, WORDS, random_model, save_checkpoint
 from tests.models import tokenizer as checkpoint_tokenizer
-
-
-def some_edits(config, layers=(0, 2), operator="zero"):
-    """Zero the positive half of every third neuron, and all of it."""
-    edits = []
-    for layer in layers:
-        for component in ("resid_post", "mlp_post"):
-            neurons = torch.arange(0, site_width(config, Site(layer, component)), 3)
-            upper = torch.full((len(neurons), 1), torch.inf)
-            edits += [
-                masking(Site(layer, component), neurons, torch.zeros_like(upper), upper, operator),
-                masking(Site(layer, component), neurons, -upper, upper, operator),
-            ]
-    return edits
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -77,58 +59,6 @@ def test_fidelity_notices_a_hook_that_is_not_idle(checkpoints, dataset, monkeypa
 
     monkeypatch.setattr(Intervention, "apply", careless)
     assert score_rows(checkpoint, dataset, some_edits(checkpoint.config)).no_op_difference > 0
-
-
-@pytest.mark.parametrize("family", LANGUAGE_MODELS)
-def test_document_losses_do_not_depend_on_the_batches(checkpoints, family, monkeypatch):
-    checkpoint = checkpoints(family)
-    documents, edits = sentences(9, seed=5), some_edits(checkpoint.config)
-    together, counts = document_losses(checkpoint, documents, edits)
-    monkeypatch.setattr(head, "_LOGIT_BYTES", {"cpu": 1})
-    alone, counts_alone = document_losses(checkpoint, documents, edits)
-    np.testing.assert_allclose(together, alone, rtol=1e-5)
-    np.testing.assert_array_equal(counts, counts_alone)
-    singles = [document_losses(checkpoint, [text], edits)[0] for text in documents]
-    np.testing.assert_allclose(together, np.concatenate(singles, axis=1), rtol=1e-5)
-
-
-def test_losses_are_those_of_the_model_itself(checkpoints):
-    checkpoint = checkpoints("llama")
-    documents = sentences(4, seed=6)
-    losses, counts = document_losses(checkpoint, documents, [])
-    for text, loss, count in zip(documents, losses[0], counts, strict=True):
-        ids = torch.tensor([checkpoint.tokenizer(text)["input_ids"]])
-        assert count == ids.shape[1] - 1
-        assert loss / count == pytest.approx(float(checkpoint.model(ids, labels=ids).loss), rel=1e-5)
-
-
-def test_a_document_of_one_token_predicts_nothing(checkpoints):
-    """The reference's perplexity is NaN as soon as one document has a single token."""
-    checkpoint = checkpoints("gpt2")
-    with_one, counts = document_losses(checkpoint, ["a", "the bank charge", "a ball"], [])
-    without, same_counts = document_losses(checkpoint, ["the bank charge", "a ball"], [])
-    np.testing.assert_array_equal(counts, same_counts)
-    np.testing.assert_allclose(with_one, without, rtol=1e-6)
-    assert np.isfinite(perplexity(with_one, counts)).all()
-
-
-@pytest.mark.parametrize(("limit", "kept"), [(5, 5), (1000, 64)])
-def test_a_long_document_is_cut_at_its_end(checkpoints, limit, kept):
-    """To `max_tokens`, and to the positions that the model has."""
-    checkpoint = checkpoints("gpt2")
-    text = " ".join(sentences(12, seed=7))
-    ids = checkpoint.tokenizer(text)["input_ids"]
-    assert len(ids) > kept
-    losses, counts = document_losses(checkpoint, [text, "the bank charge"], [], max_tokens=limit)
-    assert counts.tolist() == [kept - 1, len(checkpoint.tokenizer("the bank charge")["input_ids"]) - 1]
-    assert losses[0, 0] == pytest.approx(
-        reference.nll(reference.logits_of(checkpoint.model, ids[:kept]), ids[:kept]), rel=1e-5
-    )
-
-
-def test_perplexity_weighs_tokens_not_documents():
-    losses, predicted = np.array([[3.0, 40.0], [0.0, 0.0]]), np.array([1, 9])
-    np.testing.assert_allclose(perplexity(losses, predicted), [math.exp(4.3), 1.0])
 
 
 def test_only_the_rows_of_the_split_are_scored(checkpoints, dataset):
