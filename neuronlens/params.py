@@ -22,6 +22,8 @@ from neuronlens.values import Preset
 
 AUDITED = "audited"  # what audit.yaml adds to a params.yaml: identities of what the audit is of
 
+_QUOTED = "Text that YAML would read as something else stands in quotes"
+
 
 def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
     """The configuration of a file and of `a.b=value` overrides (values are YAML).
@@ -87,7 +89,9 @@ def parse_override(override: str) -> tuple[tuple[str, ...], Any]:
         return tuple(name.strip().split(".")), yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):  # PyYAML lets int() and date() speak for themselves
         raise ConfigError(
-            "the value is no YAML", where=f"--set {override}", cure="Lists look like [2.0, 2.5]."
+            "the value is no YAML",
+            where=f"--set {override}",
+            cure=f"Lists look like [2.0, 2.5]. {_QUOTED}, as in --set 'dataset.prompt=\"{{text}} Topic:\"'.",
         ) from None
 
 
@@ -169,7 +173,8 @@ def _explain(error: ValidationError, places: Mapping[tuple[str, ...], str], path
         )
     message = problem["msg"].removeprefix("Value error, ")
     shown = "" if isinstance(problem["input"], (dict, list, tuple)) else f" (got {problem['input']!r})"
-    return ConfigError(f"{dotted}: {message[:1].lower()}{message[1:]}{shown}", where=where)
+    cure = f"{_QUOTED}." if problem["type"] == "string_type" and problem["input"] is not None else None
+    return ConfigError(f"{dotted}: {message[:1].lower()}{message[1:]}{shown}", where=where, cure=cure)
 
 
 def _known_keys(parents: tuple[str, ...]) -> list[str]:

@@ -277,10 +277,11 @@ def _input(given: Given) -> DatasetInput:
 
 
 def metric_names(measured: Mapping[str, float]) -> dict[str, float]:
-    """Names that MLflow takes. Two that become one are counted."""
+    """Names that MLflow takes, which must not be ways out of a folder either. Two that become one are counted."""
     found: dict[str, float] = {}
     for name, value in measured.items():
-        plain = known = re.sub(r"/{2,}|[^\w./: -]", "_", name).strip("/. ")[:240] or "metric"
+        parts = re.sub(r"[^\w./: -]|^\.\.", "_", name.strip())[:240].strip().split("/")
+        plain = known = "/".join("_" if part in ("", ".", "..") else part for part in parts)
         count = 2
         while plain in found:
             plain, count = f"{known} {count}", count + 1
