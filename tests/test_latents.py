@@ -20,7 +20,8 @@ from neuronlens.checkpoint import identify_checkpoint, load_checkpoint
 from neuronlens.config import Config
 from neuronlens.errors import CheckpointError, SiteError
 from neuronlens.evaluation.deciding import deciding_passes
-from neuronlens.evaluation.text import text_losses
+from neuronlens.evaluation.reconstruction import measure_quality, reconstructions
+from neuronlens.evaluation.text import document_losses, perplexity, text_losses
 from neuronlens.interventions.edit import edit
 from neuronlens.interventions.kinds import Intervention, Joint
 from neuronlens.interventions.latents import Reconstruction, on_activations
@@ -257,6 +258,9 @@ def test_an_audit_of_latents_reports_what_reconstruction_alone_costs(checkpoints
     told = document["autoencoders"]
     assert [row["site"] for row in told] == ["sae_mlp_out.0", "sae_resid_post.1"]
     opened = load_checkpoint(checkpoints("llama").path, sae=config.checkpoint.sae)
+    items = reconstructions(opened.model, [Site.parse(row["site"]) for row in told])
+    losses, counts = document_losses(opened, (tmp_path / "ordinary.txt").read_text().splitlines(), items)
+    assert [row["perplexity"] for row in told] == pytest.approx(perplexity(losses, counts)[1:].tolist(), rel=1e-6)
     for row in told:
         autoencoder = opened.autoencoders[row["site"].removeprefix("sae_")]
         assert (row["fingerprint"], row["latents"]) == (autoencoder.fingerprint, LATENTS)
@@ -278,8 +282,6 @@ def test_an_audit_of_latents_reports_what_reconstruction_alone_costs(checkpoints
 
 
 def test_quality_is_what_all_tokens_together_say(checkpoint, folders):
-    from neuronlens.evaluation.reconstruction import measure_quality, reconstructions
-
     model = checkpoint.model
     encoded = [list(range(4, 4 + length)) for length in (7, 3, 5, 2, 6)]
     batches = [collate(encoded, np.array(rows), pad_id=0, device=model.device) for rows in ([0], [2, 3], [1], [4])]

@@ -10,15 +10,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from neuronlens.errors import UserError
 from neuronlens.sites import family_of
 from neuronlens.values import Pooling, Positions
-
-Part = Literal["whole", "beginning", "end"]
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -54,17 +52,17 @@ class TokenTracker:
         starts: whether the current call begins a prompt; the later steps of `generate` do not.
     """
 
-    def __init__(self, model: PreTrainedModel, part: Part = "whole") -> None:
+    def __init__(self, model: PreTrainedModel, *, beginning: bool = False) -> None:
         """Follow a model.
 
         Args:
-            part: what of the prompt a call holds: the `whole`, or in two calls with a cache its `beginning` and its `end`.
+            beginning: whether calls hold the beginning of a prompt only, none of whose tokens is the last.
         """
         if isinstance(model, torch._dynamo.OptimizedModule):
             raise UserError(
                 "hooks have no effect on a compiled model", cure="Pass the model itself and compile it afterwards."
             )
-        self._model, self._part = model, part
+        self._model, self._beginning = model, beginning
         self._signature = inspect.signature(model.forward)
         self._generating = False
         self._handle: RemovableHandle | None = None
@@ -175,12 +173,12 @@ class TokenTracker:
         self.columns = torch.arange(past, past + width, device=mask.device)
         self.starts = past == 0 and not (self._generating and self.prompt_width is not None)
         # where the model has been through a beginning unseen, what is there when one first looks is the prompt
-        if self.starts or self._part == "end" or self.prompt_width is None:
+        if self.starts or self.prompt_width is None:
             self.prompt_width = past + width
             self.first = mask.int().argmax(dim=1)
             self.last = past + width - 1 - mask.int().flip(1).argmax(dim=1)
-            if self._part == "beginning":
-                self.last = torch.full_like(self.last, -1)  # none of its tokens is the last one
+            if self._beginning:
+                self.last = torch.full_like(self.last, -1)
 
 
 def _no_such_cache() -> UserError:

@@ -119,7 +119,7 @@ class SharedPrompt:
             with (
                 resume_before(self._model, item.site, behind, inside),
                 one_token_of_last_block(self._model, columns),
-                edit(self._model, item, tracker=TokenTracker(self._model, "end")) as (dose,),
+                edit(self._model, item) as (dose,),
             ):
                 given = {**inputs, "past_key_values": cache, "use_cache": True}
                 deciding = hidden_of(hidden_at(self._model, given, columns))
@@ -138,7 +138,7 @@ class SharedPrompt:
             inner = self._inner[1]
         with (
             resume_before(self._model, item.site, output, inner),
-            edit(self._model, item, tracker=TokenTracker(self._model, "beginning")) as (dose,),
+            edit(self._model, item, tracker=TokenTracker(self._model, beginning=True)) as (dose,),
         ):
             found = self._run()
         computed = found[item.site.layer + 1 :]

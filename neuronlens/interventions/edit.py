@@ -66,7 +66,7 @@ def edit(
 
     Args:
         interventions: edits, lenses, or fitted ranges, which get `operator` at all positions.
-        tracker: of the model, where calls hold parts of a prompt.
+        tracker: of the model, where calls hold the beginning of a prompt only.
 
     Yields:
         One dose per intervention, of the latest forward call.

@@ -112,6 +112,7 @@ PARTS = {
     "llama": (("self_attn.k_proj", "self_attn.v_proj"), "mlp.down_proj", None),
     "qwen2": (("self_attn.k_proj", "self_attn.v_proj"), "mlp.down_proj", None),
     "bert": (("attention.self.key", "attention.self.value"), "output.dense", "attention.output.dense"),
+    "phi3": (("self_attn.qkv_proj",), "mlp.down_proj", None),  # whose queries cannot be left out
 }
 
 
@@ -131,14 +132,23 @@ def test_a_shape_counts_weights_and_what_attention_multiplies_between_tokens(che
     if family == "gpt2":  # queries, keys and values in one matrix
         looked_at, down, out = weights("attn.c_attn") * 2 / 3, weights("mlp.c_proj"), 0
     else:
-        (keys, values), down, out = PARTS[family]
-        looked_at, down, out = weights(keys) + weights(values), weights(down), 0 if out is None else weights(out)
+        names, down, out = PARTS[family]
+        looked_at, down, out = sum(map(weights, names)), weights(down), 0 if out is None else weights(out)
     ends = [model.bert.pooler.dense, model.classifier] if family == "bert" else [model.lm_head]
     head = sum(end.weight.numel() for end in ends)
     found = Shape.of(checkpoint, tokens)
     assert (found.layers, found.within, found.one_token) == (LAYERS, True, True)
     parts = (found.entrance, found.down, found.head, found.out)
     assert parts == pytest.approx(tuple(part / whole for part in (looked_at + between, down, head, out)))
+
+
+def test_the_last_block_costs_all_where_one_token_does_not_decide_or_its_parts_are_not_known(checkpoints):
+    mean = Shape.of(checkpoints("modernbert", classifier_pooling="mean"), 7)
+    assert (mean.entrance, mean.one_token, mean.within) == (pytest.approx(1 / LAYERS), False, True)
+    assert 0 < mean.down < 1 / LAYERS
+    unknown = Shape.of(checkpoints("opt"), 7)
+    assert (unknown.layers, unknown.entrance, unknown.down, unknown.out) == (LAYERS, 1 / LAYERS, 0.0, 0.0)
+    assert (unknown.within, unknown.one_token) == (False, True)
 
 
 def test_an_edit_costs_the_blocks_behind_it():

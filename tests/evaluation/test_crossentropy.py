@@ -96,7 +96,9 @@ def test_a_broken_token_is_broken_alone():
 
 
 @torch.inference_mode()
-def test_logits_of_a_model_in_bfloat16_are_its_own():
+@pytest.mark.parametrize("at_once", [7, VOCABULARY])
+def test_logits_of_a_model_in_bfloat16_are_its_own(at_once, monkeypatch):
+    monkeypatch.setattr(head, "_LOGIT_BYTES", {"cpu": 4 * TOKENS * at_once})
     unembedding = unembedding_of(dtype=torch.bfloat16, bias=True)
     normed, tokens = torch.randn(TOKENS, WIDTH).bfloat16(), torch.arange(TOKENS)
     found = cross_entropies(unembedding, normed, tokens)[0]

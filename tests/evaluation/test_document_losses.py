@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from neuronlens.activations import head
-from neuronlens.evaluation.text import document_losses, perplexity
+from neuronlens.evaluation import text as text_module
+from neuronlens.evaluation.text import TextScorer, document_losses, perplexity
 from tests import reference
 from tests.conftest import sentences
 from tests.evaluation.edits import some_edits
@@ -27,6 +28,19 @@ def test_document_losses_do_not_depend_on_the_batches(checkpoints, family, monke
     np.testing.assert_array_equal(counts, counts_alone)
     singles = [document_losses(checkpoint, [text], edits)[0] for text in documents]
     np.testing.assert_allclose(together, np.concatenate(singles, axis=1), rtol=1e-5)
+
+
+def test_losses_of_parts_put_together_are_in_the_order_of_the_documents(checkpoints, monkeypatch):
+    checkpoint = checkpoints("gpt2")
+    documents, edits = sentences(9, seed=5), some_edits(checkpoint.config)
+    monkeypatch.setattr(text_module, "batch_budget", lambda *_: 24)
+    scorer = TextScorer.of(checkpoint, documents, edits)
+    assert len(scorer.batches) > 2
+    parts = [scorer.score(range(i, i + 1)) for i in reversed(range(len(scorer.batches)))]
+    losses, counts = scorer.together(parts)
+    whole, same = document_losses(checkpoint, documents, edits)
+    np.testing.assert_allclose(losses, whole, rtol=1e-6)
+    np.testing.assert_array_equal(counts, same)
 
 
 def test_losses_are_those_of_the_model_itself(checkpoints):

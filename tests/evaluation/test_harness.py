@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -50,11 +51,13 @@ def requests_of(checkpoint):
     found = [
         (None, ids[:-length], ids[-length:]) for ids, length in zip(encoded, [1, 1, 2, 3, 5, 1, 4, 2], strict=True)
     ]
+    greedy: list[int] = []
     with torch.inference_mode():
-        greedy = [int(checkpoint.model(torch.tensor([found[0][1]])).logits[0, -1].argmax())]
+        while len(greedy) < 3:
+            greedy.append(int(checkpoint.model(torch.tensor([found[0][1] + greedy])).logits[0, -1].argmax()))
     return [
         *found,
-        *((None, found[0][1], tokens) for tokens in (greedy, [7])),
+        *((None, found[0][1], tokens) for tokens in (greedy[:1], greedy, [7])),
         (None, found[3][1], [*found[3][2][:-1], 9]),
     ]
 
@@ -111,7 +114,7 @@ def test_what_the_harness_itself_can_score_is_scored_alike(checkpoints, family, 
         found = harness_model(checkpoint)._loglikelihood_tokens(asked)
     np.testing.assert_allclose([one for one, _ in found], [one for one, _ in expected], rtol=1e-4, atol=1e-4)
     assert [two for _, two in found] == [two for _, two in expected]
-    assert edited or True in (two for _, two in found)
+    assert edited or sum(two for _, two in found) >= 2, "what it would have written itself, of one token and of three"
 
 
 @needs_harness
@@ -232,9 +235,16 @@ def test_the_harness_has_a_tokenizer_of_its_own_and_reads_as_much_as_the_model_t
     assert model.max_length == checkpoint.config.max_position_embeddings
     checkpoint.tokenizer.model_max_length, known = 20, checkpoint.tokenizer.model_max_length
     try:
-        assert harness_model(checkpoint).max_length == 20
+        model = harness_model(checkpoint)
+        assert (model.max_length, model.tokenizer.model_max_length) == (20, 20), "a copy, not one that is loaded anew"
     finally:
         checkpoint.tokenizer.model_max_length = known
+    padding, checkpoint.tokenizer.pad_token = checkpoint.tokenizer.pad_token, None
+    try:
+        assert harness_model(checkpoint).tokenizer.pad_token is not None
+        assert checkpoint.tokenizer.pad_token is None
+    finally:
+        checkpoint.tokenizer.pad_token = padding
 
 
 @needs_harness
@@ -254,6 +264,26 @@ def test_a_task_that_is_not_there(checkpoints, tasks):
         run_tasks(checkpoint, [], ["local_choise"], include_path=tasks)
     with pytest.raises(UserError, match=r"'zzzz'. lm-eval ls tasks lists them; --include-path names a folder\."):
         run_tasks(checkpoint, [], ["zzzz"], include_path=tasks)
+
+
+@needs_harness
+@pytest.mark.parametrize("folder", [None, Path("of/tasks")])
+def test_tasks_of_a_folder_are_looked_for_where_one_is_named(checkpoints, folder, monkeypatch):
+    told = []
+
+    class Nothing:
+        all_tasks = ()
+
+        def __init__(self, include_path):
+            told.append(include_path)
+
+        def match_tasks(self, _):
+            return []
+
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", Nothing)
+    with pytest.raises(UserError, match="the harness has no task"):
+        run_tasks(checkpoints("gpt2"), [], ["zzzz"], include_path=folder)
+    assert told == [None if folder is None else str(folder)]
 
 
 def test_a_classifier_has_nothing_to_be_asked(checkpoints):
@@ -293,10 +323,10 @@ def test_the_verb(checkpoints, tasks, tmp_path, capfd):
     assert "local_choice  acc     6" in capfd.readouterr().out
 
 
-# what is said without the extra can only be seen without it
-@pytest.mark.skipif(lm_eval is not None, reason="lm-evaluation-harness is installed")
-def test_without_the_extra_a_sentence_says_what_to_install(checkpoints):
-    with pytest.raises(UserError, match=r"needs lm-evaluation-harness .*pip install 'neuronlens\[harness\]'"):
+def test_without_the_extra_a_sentence_says_what_to_install(checkpoints, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    told = r"^needs lm-evaluation-harness \(.*lm_eval.*\)\. Install it: pip install 'neuronlens\[harness\]'\.$"
+    with pytest.raises(UserError, match=told):
         run_tasks(checkpoints("gpt2"), [], ["arc_easy"])
 
 

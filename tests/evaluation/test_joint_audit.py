@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,9 @@ from neuronlens.dataset import read_dataset
 from neuronlens.encoding import Encoder, encode_questions, resolve_labels
 from neuronlens.evaluation.methods import read_methods
 from neuronlens.evaluation.planned import Evaluation
-from neuronlens.evaluation.sweep import evaluate_methods
+from neuronlens.evaluation.questions import score_questions
+from neuronlens.evaluation.scoring import score_rows
+from neuronlens.evaluation.sweep import evaluate, evaluate_methods
 from neuronlens.interventions.edit import edit
 from neuronlens.params import load_config
 from neuronlens.parts import PartMaker
@@ -180,6 +183,62 @@ def test_measuring_the_methods_by_themselves_gives_the_table_of_the_stage(audit,
     first = results["site"].to_pylist().index(str(RESIDUAL[0]))
     for name in ("correct", "confidence", "changed", "looked_at"):
         assert rows[name][: len(scores.rows)].to_pylist() == getattr(scores, name)[first + 1].tolist()
+
+
+def test_each_method_has_the_answers_to_questions_under_it(audit, tmp_path):
+    folder, config = audit("gpt2")
+    words = ("law", "ball", "fever", "cell", "bank")
+    asked = [
+        {"question": f"the {words[i % 5]} of the {words[i % 3]}", "choices": words[: 2 + i % 3], "answer": i % 2}
+        for i in range(20)
+    ]
+    (tmp_path / "asked.jsonl").write_text("\n".join(map(json.dumps, asked)))
+    told = config.model_copy(
+        update={"evaluate": config.evaluate.model_copy(update={"questions": str(tmp_path / "asked.jsonl")})}
+    )
+    checkpoint, dataset = load_checkpoint(config.checkpoint.path), read_dataset(folder / "prepare")
+    methods = read_methods(folder / "fit", config)[:40]
+    found, _ = evaluate_methods(checkpoint, dataset, methods, told)
+    questions = encode_questions(checkpoint, read_questions(told.evaluate.questions))
+    edits = [method.edit("auto") for method in methods]
+    right = score_questions(checkpoint, questions, edits, batch_tokens=1000)[1:].mean(axis=1)
+    assert found["questions_accuracy"].to_pylist() == right.tolist()
+    assert len({*right.tolist()}) > 1
+
+
+def test_rows_are_scored_as_the_parameters_say(audit, tmp_path):
+    folder, config = audit("gpt2")
+    asked = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"scoring": "labels"})})
+    evaluate(asked, {stage: folder / stage for stage in ("prepare", "fit")}, tmp_path)
+    checkpoint, dataset = load_checkpoint(config.checkpoint.path), read_dataset(folder / "prepare")
+    scores = score_rows(checkpoint, dataset, [], scoring="labels", text=config.dataset)
+    rows = read_table(tmp_path / "results.parquet").to_pylist()
+    assert rows
+    for row in rows:
+        own = scores.truth == scores.concepts.index(row["concept"])
+        assert row["base_target_confidence"] == pytest.approx(scores.confidence[0, own].mean(dtype=float), rel=1e-5)
+    assert rows[0]["base_target_confidence"] != read(folder, "results")[0]["base_target_confidence"]
+
+
+def test_short_cuts_of_joint_edits_are_checked_as_well_and_no_part_is_left(audit, tmp_path, monkeypatch):
+    folder, config = audit("bert")
+    joint = Evaluation.joint
+
+    def worse(self, parts):
+        found = joint(self, parts)
+        return replace(found, scores=replace(found.scores, no_op_difference=0.25, suffix_difference=0.5))
+
+    monkeypatch.setattr(Evaluation, "joint", worse)
+    facts = evaluate(config, {stage: folder / stage for stage in ("prepare", "fit")}, tmp_path)
+    assert (facts["no_op_difference"], facts["suffix_difference"]) == (0.25, 0.5)
+    assert tables_at(tmp_path) == tables_at(folder / "evaluate")
+    assert not (tmp_path / ".parts").exists()
+
+
+def test_paths_at_equal_drops_know_what_ordinary_text_costs(audit):
+    folder, _ = audit("gpt2")
+    costs = [value for row in read(folder, "frontier") for key, value in row.items() if "perplexity" in key]
+    assert any(value is not None for value in costs)
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])

@@ -91,6 +91,13 @@ def test_every_method_that_was_fitted_has_a_name_of_its_own(fitted, overrides):
     assert {method.positions for method in methods} == {"all"}
 
 
+def test_methods_are_read_with_the_positions_that_are_asked_for(fitted):
+    methods, written, _ = fitted(*AUDITED, "interventions.positions=pooled")
+    assert {type(method.ranges) for method in methods} == {type(part) for part in written}
+    assert len({type(method.ranges) for method in methods}) == 2, "ranges, and linear erasures"
+    assert {method.positions for method in methods} == {"pooled"}
+
+
 def test_what_is_read_does_what_was_fitted(fitted):
     methods, written, _ = fitted(*WIDE)
     hidden, tokens = torch.randn(3, 4, 24, generator=torch.Generator().manual_seed(0)), torch.ones(3, 4, dtype=bool)

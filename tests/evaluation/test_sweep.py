@@ -14,11 +14,14 @@ from neuronlens.evaluation import sweep
 from neuronlens.evaluation.methods import Method
 from neuronlens.evaluation.scoring import RowScores
 from neuronlens.evaluation.sweep import evaluate_methods
+from neuronlens.evaluation.text import document_losses, perplexity
 from neuronlens.evaluation.uncertainty import change_of_rate, wilson
+from neuronlens.params import load_config
 from neuronlens.ranges.leace import fit_erasures
 from neuronlens.ranges.selection import Ranges, fit_ranges
 from neuronlens.ranges.statistics import fit_statistics
 from neuronlens.sites import Site
+from neuronlens.text_files import read_documents
 from tests import reference
 from tests.conftest import labelled, sentences
 from tests.models import LAYERS
@@ -231,3 +234,19 @@ def test_target_and_complement_are_drawn_independently(checkpoints, dataset, mon
     assert (found["target_accuracy_drop"], found["selectivity"]) == (0.5, 0.0)
     # the standard error of a difference of two rates of a half on 40 rows each is 0.112
     assert found["selectivity_high"] - found["selectivity_low"] == pytest.approx(4 * 0.112, rel=0.25)
+
+
+def test_ordinary_text_is_cut_as_rows_are(checkpoints, dataset, auxiliary):
+    checkpoint = checkpoints("gpt2")
+    statistics = fit_statistics(collect_activations(checkpoint, dataset), "resid_post.2", rows="all")
+    methods = [Method(fit_ranges(statistics, "sports", top=0.3), "zero")]
+    found = {}
+    for most in (6, 128):
+        config = load_config(None, [f"dataset.max_tokens={most}", f"evaluate.auxiliary={auxiliary}"])
+        table, _ = evaluate_methods(checkpoint, dataset, methods, config)
+        documents = read_documents(auxiliary, config.evaluate.auxiliary_rows)
+        edits = [method.edit("auto") for method in methods]
+        expected = perplexity(*document_losses(checkpoint, documents, edits, max_tokens=most))
+        found[most] = table["base_perplexity"][0].as_py(), table["perplexity"][0].as_py()
+        assert found[most] == pytest.approx(tuple(expected), rel=1e-6)
+    assert found[6] != found[128]

@@ -387,6 +387,23 @@ def test_intervals_and_scores_are_those_of_a_count_by_hand(seed, tokens, thresho
     assert lower.shape[1] == max(*needed, 1), "no more columns than a neuron needs"
 
 
+def test_a_bound_is_the_last_float32_in_front_of_the_next_bin():
+    """Edges that float32 can hold belong to the bin that they begin; the last bin has its end, and a margin on it."""
+    edges = np.arange(BINS + 1, dtype=np.float64)[None]
+    lower, upper = module._closed(edges, np.array([0.5]))
+    np.testing.assert_array_equal(lower[0], [-0.5, *range(1, BINS)])
+    before = np.nextafter(np.arange(1, BINS, dtype=np.float32), np.float32(0))
+    np.testing.assert_array_equal(upper[0], [*before, BINS + 0.5])
+
+
+def test_a_value_that_many_rows_share_does_not_cut_an_interval_in_two():
+    """It fills several bins, all but the first of them void, which are no gap."""
+    own = np.concatenate([np.linspace(4, 6, 100), np.full(100, 5.0)]).astype(np.float32)[None]
+    ((low, high),) = intervals(discriminative_bounds(own, normal(1, 0, 1, 200), none(), 1.0))
+    assert 3 < low < 4.2
+    assert high == pytest.approx(6 + own.std(dtype=np.float64))
+
+
 def test_an_interval_may_begin_in_the_first_bin_and_end_in_the_last():
     own = np.linspace(0, 1, 200, dtype=np.float32)[None]
     rest = np.linspace(0.4, 0.6, 200, dtype=np.float32)[None]

@@ -18,7 +18,7 @@ from neuronlens.ranges.fit import fit, is_summed_up, sweep_ranges
 from neuronlens.ranges.leace import read_erasures
 from neuronlens.ranges.rowless import without_rows
 from neuronlens.ranges.selection import fit_ranges
-from neuronlens.ranges.statistics import fit_statistics
+from neuronlens.ranges.statistics import fit_statistics, summed_statistics
 from neuronlens.ranges.tables import (
     examples_table,
     jaccard_table,
@@ -29,7 +29,7 @@ from neuronlens.ranges.tables import (
     statistics_table,
 )
 from neuronlens.sites import Site
-from neuronlens.streaming.summary import Summary, write_summary
+from neuronlens.streaming.summary import Summary, read_summary, write_summary
 from tests.ranges.sample import CONCEPTS, SITE, SWEEP, activations, members, same, statistics, tokens
 
 
@@ -172,20 +172,26 @@ def test_notes_of_every_site_reach_the_manifest(tmp_path, monkeypatch):
     ]
 
 
-def test_the_stage_makes_what_it_can_of_summaries_and_says_what_it_left_out(tmp_path):
+@pytest.mark.parametrize("rows", ["correct", "all"])
+def test_the_stage_makes_what_it_can_of_summaries_and_says_what_it_left_out(tmp_path, rows):
     inputs, sites = stored(tmp_path, summed=True)
     assert is_summed_up(inputs["extract"])
     out = tmp_path / "out"
     out.mkdir()
-    facts = fit(Config.model_validate({"fit": {"minimum_rows": 2}, "seed": 3}), inputs, out)
-    _, notes = without_rows(Config())
+    config = Config.model_validate({"fit": {"minimum_rows": 2, "rows": rows}, "seed": 3})
+    facts = fit(config, inputs, out)
+    possible, notes = without_rows(config)
     assert facts["warnings"] == notes
     assert not (out / "leace.parquet").exists()
     assert read_table(out / "statistics.parquet").num_rows == 2 * 3 * 12
     found = read_ranges(out / "ranges.parquet")
     assert {part.kind for part in found} == {"gaussian", "full", "random_neurons", "other_concept"}
-    for site, (rows, at) in sites.items():
-        kept = fit_statistics(rows, site, ordinary=tokens(seed=at), seed=3)
+    for site, (activations_, at) in sites.items():
+        how = {"rows": rows, "ordinary": tokens(seed=at), "seed": 3}
+        summed = summed_statistics(read_summary(inputs["extract"] / f"site={site}"), site, CONCEPTS, **how)
+        expected = sweep_ranges(summed, possible)
+        assert all(same(a, b) for a, b in zip([part for part in found if part.site == site], expected, strict=True))
+        kept = fit_statistics(activations_, site, **how)
         own = [part for part in found if part.site == site and part.kind == "gaussian" and part.saliency == "mean_abs"]
         one = next(part for part in own if part.concept == "b" and part.tau == 2.5)
         np.testing.assert_allclose(
