@@ -7,6 +7,7 @@ checkpoint. The pipeline of the example, dvc.yaml at the root, is written by han
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,10 +155,12 @@ def pipeline_text(config: Config, found: Pipeline) -> str:
     """dvc.yaml of an audit."""
     folder = Path(found.file).parent.as_posix()
     up = "/".join([".."] * len(Path(folder).parts))
+    command = shlex.quote(folder).replace("${", r"\${")
+    folder = folder.replace("${", r"\${")  # which DVC would take for a parameter's name
     stages = {
         stage.name: {
             "wdir": up,
-            "cmd": f"neuronlens stage {stage.name} --out {folder}",
+            "cmd": f"neuronlens stage {stage.name} --out {command}",
             **({"deps": [f"{folder}/{need}" for need in stage.needs]} if stage.needs else {}),
             "params": [{f"{folder}/{AUDIT_FILE}": [*_keys(stage, config)]}],
             "outs": [f"{folder}/{stage.name}"],

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,7 +32,8 @@ CONCEPTS = (
     "$(touch touched)\n\x1b[31m",
     "süß & 漢字 \N{RIGHT-TO-LEFT OVERRIDE}",
 )
-FOLDER = "audits/an odd one"
+NAME = "${an} odd; #1"
+FOLDER = f"audits/{NAME}"
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +81,7 @@ def inside(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def noted(root: Path) -> Run:
     client = client_of(f"sqlite:///{root / 'mlflow.db'}")
     experiments = [found.experiment_id for found in client.search_experiments()]
-    found = client.search_runs(experiments, "tags.`neuronlens.audit` = 'an odd one'")
+    found = client.search_runs(experiments, f"tags.`neuronlens.audit` = '{NAME}'")
     assert [run.info.status for run in found] == ["FINISHED"]
     return found[0]
 
@@ -103,6 +108,26 @@ def test_every_verb_shows_them(words: list[str], capfd: pytest.CaptureFixture[st
     assert main([*words, *([] if words == ["list"] else [FOLDER])]) in (0, 4)
     out, err = capfd.readouterr()
     assert "\x1b[31m" not in out + err
+
+
+def test_dvc_makes_a_stage_of_a_folder_that_is_called_so() -> None:
+    """Neither a parameter of its own nor several words of a shell."""
+    dvc = [sys.executable, "-m", "dvc"]
+    subprocess.run([*dvc, "config", "--local", "core.no_scm", "true"], check=True)
+    shutil.rmtree(Path(FOLDER, "fit"))
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    run = subprocess.run(
+        [*dvc, "repro", "--no-run-cache", "--force", "--single-item", "fit"],
+        cwd=FOLDER,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert f"neuronlens stage fit --out '{FOLDER}'" in run.stdout
+    assert main(["status", FOLDER]) == 0
+    assert Path(FOLDER, "fit", "manifest.json").is_file()
 
 
 def test_they_are_compared(capfd: pytest.CaptureFixture[str]) -> None:
