@@ -56,7 +56,15 @@ def hash_files(root: Path, names: list[str]) -> str:
 
 def slug(text: str, otherwise: str) -> str:
     """A name that is safe as a file or folder name on every system; `otherwise` where nothing is left of it."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or otherwise
+    return shortened(re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")) or otherwise
+
+
+def shortened(name: str, most: int = 100) -> str:
+    """A file name of so many bytes at most, so that two fit into one; what is longer has a hash of the whole in place of its end."""
+    whole = name.encode()
+    if len(whole) <= most:
+        return name
+    return f"{whole[: most - 9].decode(errors='ignore')}-{hashlib.sha256(whole).hexdigest()[:8]}"
 
 
 def library_versions() -> dict[str, str]:

@@ -162,7 +162,11 @@ def _in_line(found: Surroundings) -> tuple[Line | None, Decision | None]:
 def place_of(a: Path, b: Path, *, transferred: bool = False) -> Path:
     """Where the comparison of two audits goes: beside the folder that holds the second one's."""
     a, b = a.resolve(), b.resolve()
-    return b.parent.parent / COMPARISONS / f"{a.name}--{b.name}{'--transfer' if transferred else ''}"
+    return (
+        b.parent.parent
+        / COMPARISONS
+        / f"{artifact.shortened(a.name)}--{artifact.shortened(b.name)}{'--transfer' if transferred else ''}"
+    )
 
 
 def is_audit(decision: Decision) -> bool:

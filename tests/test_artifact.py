@@ -29,6 +29,7 @@ from neuronlens.artifact import (
     read_json,
     read_manifest,
     read_table,
+    shortened,
     slug,
     stage_key,
     write_json,
@@ -203,6 +204,16 @@ def test_a_slug_is_a_safe_name(text):
     assert all(letter.isascii() and (letter.isalnum() or letter in "._-") for letter in found)
     assert not found.startswith((".", "-"))
     assert slug(found, "otherwise") == found
+    assert len(found) <= 100
+
+
+@given(st.text(max_size=300), st.text(max_size=300))
+def test_a_shortened_name_fits_and_is_nobody_elses(one, other):
+    first, second = shortened(one), shortened(other)
+    assert len(first.encode()) <= 100
+    assert (first == second) == (one == other)
+    assert shortened(first) == first
+    assert first == one if len(one.encode()) <= 100 else first.startswith(one[:20])
 
 
 def test_the_identity_of_files_is_their_names_sizes_and_bytes(tmp_path):

@@ -31,6 +31,8 @@ CONCEPTS = (
     "=1+1|\"quoted\", 'twice'",
     "$(touch touched)\n\x1b[31m",
     "süß & 漢字 \N{RIGHT-TO-LEFT OVERRIDE}",
+    ("long " * 400).strip(),
+    "-1",
 )
 NAME = "${an} odd; #1"
 FOLDER = f"audits/{NAME}"
@@ -93,7 +95,7 @@ def test_all_of_them_are_audited_and_noted(root: Path) -> None:
     assert sum(name.startswith("base/accuracy/") for name in metrics) == len(CONCEPTS)
 
 
-@pytest.mark.parametrize("concept", CONCEPTS)
+@pytest.mark.parametrize("concept", CONCEPTS, ids=[*map(str, range(len(CONCEPTS)))])
 def test_each_can_be_asked_for(concept: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["export", FOLDER, "--concept", concept, "-o", "one.lens.safetensors"]) == 0
     assert Lens.load(Path("one.lens.safetensors")).concept == concept
