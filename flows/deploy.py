@@ -204,6 +204,7 @@ def _schedule(spec: Mapping[str, Any], line: Line, wanted: Wanted) -> dict[str, 
                 when = {"cron": wanted.cron, "timezone": when.get("timezone")}
             if "cron" in when:
                 when["timezone"] = when.get("timezone") or get_localzone_name()
+            line.claim()
             told = (known.get("parameters") or {}) | {"source": line.source}
             schedule = {**when, "slug": line.name, "active": True, "parameters": told}
             longest_gap(schedule)

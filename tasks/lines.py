@@ -3,6 +3,7 @@
 A line is a folder of the workspace, lines/NAME, with what was decided about each checkpoint in record.jsonl: one JSON object a line, in the
 order in which it was decided, only ever added to. What an audit found lies with the audit; here stands that it was made, what it was
 compared with, and how the gates judged it. Killed at any point, the next run finds every decision that was written, and makes the others.
+Beside it the file `source` says whose line it is: training runs in folders that are called alike are no line together.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from neuronlens.artifact import slug
+from neuronlens.artifact import hash_value, slug, write_whole
 from neuronlens.errors import UserError, redacted
 from tasks.versioning import LOCKS
 
-LINES, RECORD = "lines", "record.jsonl"
+LINES, RECORD, SOURCE = "lines", "record.jsonl", "source"
 _GATE = {"verdict", "waived"}  # what everybody asks of a gate
 
 
@@ -75,16 +76,40 @@ class Line:
 
     @classmethod
     def of(cls, source: str, root: Path) -> Line:
-        """The line of a source."""
+        """The line of a source. Where another source has the name already, a hash of this one is added to it."""
         path = Path(source).expanduser()
         if path.is_dir():
-            return cls(root, slug(path.resolve().name, "line"), str(path.resolve()))
-        return cls(root, slug(redacted(source).removeprefix("models:/").replace("/", "--"), "line"), source)
+            source, name = str(path.resolve()), path.resolve().name
+        else:
+            name = redacted(source).removeprefix("models:/").replace("/", "--")
+        plain = cls(root, slug(name, "line"), source)
+        own = cls(root, f"{plain.name}-{hash_value(plain._portable)[:8]}", source)
+        return own if own._claimed or plain._claimed not in (None, plain._portable) else plain
 
     @property
     def folder(self) -> Path:
         """Where it lies."""
         return self.root / LINES / self.name
+
+    @property
+    def _portable(self) -> str:
+        """The source, as it is called by whoever has the workspace."""
+        path = Path(self.source)
+        inside = path.is_absolute() and path.is_relative_to(self.root.resolve())
+        return path.relative_to(self.root.resolve()).as_posix() if inside else redacted(self.source)
+
+    @property
+    def _claimed(self) -> str | None:
+        """The source that the name is kept for."""
+        try:
+            return (self.folder / SOURCE).read_text(encoding="utf-8", errors="replace").strip()
+        except FileNotFoundError:
+            return None
+
+    def claim(self) -> None:
+        """Keep the name for this source."""
+        if self._claimed is None:
+            write_whole(self.folder / SOURCE, f"{self._portable}\n")
 
     def decisions(self) -> list[Decision]:
         """All that were written. A last line that a killed run has not finished is none."""
@@ -113,7 +138,7 @@ class Line:
     def add(self, decision: Decision) -> None:
         """Write a decision: whole, or not at all."""
         file = self.folder / RECORD
-        file.parent.mkdir(parents=True, exist_ok=True)
+        self.claim()
         text = json.dumps(asdict(decision), ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n"
         before = file.read_bytes() if file.exists() else b""
         if before and not before.endswith(b"\n"):  # what a killed run has not finished
@@ -170,4 +195,4 @@ def _checked(decision: Decision) -> Decision:
 
 def lines_of(root: Path) -> list[str]:
     """Names of the lines of a workspace that have been watched."""
-    return sorted(path.name for path in (root / LINES).glob("*") if path.is_dir())
+    return sorted(path.name for path in (root / LINES).glob("*") if (path / RECORD).is_file())

@@ -63,10 +63,9 @@ def nothing_leaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
     assert secrets.leaks(tmp_path) == []
 
 
-def _look(root: Path, **options: bool) -> list[Decision]:
-    config = load_config(root / "params.yaml")
-    line = Line.of(str(root / "run"), root)
-    return watch.watch_once(config, line, watch.source_of(str(root / "run")), use_flow=False, **options)
+def _look(root: Path, run: Path | None = None, **options: bool) -> list[Decision]:
+    config, source = load_config(root / "params.yaml"), str(run or root / "run")
+    return watch.watch_once(config, Line.of(source, root), watch.source_of(source), use_flow=False, **options)
 
 
 def test_each_checkpoint_is_audited_once_and_held_against_the_one_before(here: Path) -> None:
@@ -92,6 +91,23 @@ def test_each_checkpoint_is_audited_once_and_held_against_the_one_before(here: P
     comparison = read_json(here / "comparisons" / f"{mended.before}--{mended.audit}" / "comparison.json")
     assert [audit["audit"] for audit in comparison["audits"]] == [mended.before, mended.audit]
     assert len(Line.of(str(here / "run"), here).decisions()) == 4
+
+
+def test_runs_in_folders_of_the_same_name_are_not_held_against_each_other(here: Path) -> None:
+    (first,) = _look(here)
+    other = here / "other" / "run"
+    shutil.copytree(here / "run", other)
+    trained(other, 2)
+    shutil.rmtree(other / "checkpoint-1")
+    (found,) = _look(here, other)
+    assert (found.checkpoint, found.outcome, found.before) == ("checkpoint-2", "audited", None)
+    trained(here / "run", 3)
+    (after,) = _look(here)
+    assert (after.checkpoint, after.before) == ("checkpoint-3", first.audit)
+    line = watch.line_here("other/run")
+    assert line.name.startswith("run-")
+    assert line.decisions() == [found]
+    assert main(["trend", "other/run"]) == main(["trend", line.name]) == main(["trend", "run"]) == 0
 
 
 def test_the_same_bytes_are_not_audited_twice_and_raise_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from neuronlens.errors import UserError
-from tasks.lines import RECORD, Decision, Line
+from tasks.lines import RECORD, SOURCE, Decision, Line, lines_of
 
 
 @pytest.fixture
@@ -58,6 +60,43 @@ def test_one_process_watches_a_line(line: Line) -> None:
 def test_names_of_lines_are_safe(tmp_path: Path) -> None:
     assert Line.of("models:/our/../model", tmp_path).folder.parent == tmp_path / "lines"
     assert Line.of("owner/name", tmp_path).name == "owner--name"
+
+
+def test_sources_of_the_same_name_are_no_line_together(tmp_path: Path) -> None:
+    """Whichever is watched first has the plain name, on another machine, too, where the workspace lies elsewhere."""
+    root = tmp_path / "ours"
+    runs = [root / "a" / "output", root / "b" / "output", tmp_path / "output"]
+    for run in runs:
+        run.mkdir(parents=True)
+
+    def names(root: Path) -> list[str]:
+        return [Line.of(source, root).name for source in (*map(str, runs), "models:/output")]
+
+    assert names(root) == ["output"] * 4, "nobody has it yet"
+    Line.of(str(runs[1]), root).add(decision("checkpoint-1"))
+    first, second, third, fourth = names(root)
+    assert second == "output"
+    assert all(re.fullmatch("output-[0-9a-f]{8}", name) for name in (first, third, fourth))
+    assert len({first, second, third, fourth}) == 4
+    Line.of(str(runs[0]), root).add(decision("checkpoint-2"))
+    assert lines_of(root) == sorted(["output", first])
+    assert [one.checkpoint for one in Line.of(str(runs[0]), root).decisions()] == ["checkpoint-2"]
+    moved = root.rename(tmp_path / "theirs")
+    runs[:2] = [moved / "a" / "output", moved / "b" / "output"]
+    assert names(moved) == [first, second, third, fourth]
+    shutil.rmtree(moved / "lines" / "output")
+    assert names(moved)[0] == first, "a line keeps its name"
+
+
+def test_a_run_that_has_moved_goes_on_where_its_line_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "before" / "run").mkdir(parents=True)
+    line = Line.of(str(tmp_path / "before" / "run"), tmp_path)
+    line.add(decision("checkpoint-1"))
+    (tmp_path / "before").rename(tmp_path / "after")
+    moved = str(tmp_path / "after" / "run")
+    assert Line.of(moved, tmp_path).name != line.name
+    (line.folder / SOURCE).write_text("after/run\n")
+    assert Line.of(moved, tmp_path).name == line.name
 
 
 @pytest.mark.parametrize(
