@@ -134,13 +134,8 @@ def workspace_here() -> Workspace:
 
 def audits_of(workspace: Workspace) -> list[Path]:
     """Folders of the audits of a workspace, the one that its root's pipeline makes among them."""
-    found = {file.parent for file in (workspace.root / AUDITS).glob(f"*/{PIPELINE_FILE}")}
-    made = [
-        folder.parent
-        for folder in (workspace.root / AUDITS).glob("*/report")
-        if pipeline_of(folder.parent, workspace.root)
-    ]
-    return sorted({*found, *made})
+    known = {path.parent for name in (PIPELINE_FILE, "report") for path in (workspace.root / AUDITS).glob(f"*/{name}")}
+    return sorted(folder for folder in known if pipeline_of(folder, workspace.root))
 
 
 def state_of_audits(folders: Sequence[Path] | None = None) -> dict[Path, list[Outcome]]:

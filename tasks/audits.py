@@ -14,7 +14,17 @@ from neuronlens.errors import UserError
 from neuronlens.params import load_config
 from neuronlens.parts import Mapper, in_threads
 from neuronlens.stages import STAGES, Outcome
-from tasks.pipeline import AUDIT_FILE, PIPELINE_FILE, Pipeline, describe, pipeline_of, stage_making, written_by
+from tasks.foreign import refuse_foreign_page
+from tasks.pipeline import (
+    AUDIT_FILE,
+    PIPELINE_FILE,
+    Pipeline,
+    describe,
+    pipeline_of,
+    refuse_foreign_descriptions,
+    stage_making,
+    written_by,
+)
 from tasks.versioning import Workspace
 
 AUDITS = "audits"
@@ -46,10 +56,14 @@ def open_audit(config: Config, folder: Path, *, create: bool = False) -> Audit:
         UserError: the data or the checkpoint cannot be audited, the folder holds somebody else's files, or the root's pipeline makes it
             from other parameters.
     """
+    _refuse_the_folder_of_all(folder)
     workspace, known = _place(folder)
     if known is None:
+        if workspace is not None:
+            refuse_foreign_descriptions(folder)
         for name in STAGES:
             stages.refuse_foreign_files(folder, name)
+        refuse_foreign_page(folder / "index.html")
     if not stages.is_made("prepare", config, folder):
         from neuronlens.prepare import check
 
@@ -60,6 +74,17 @@ def open_audit(config: Config, folder: Path, *, create: bool = False) -> Audit:
         return Audit(config, folder)
     workspace = replace(workspace, remote=config.remote.url)
     return Audit(config, folder, workspace, describe(config, folder, workspace.root))
+
+
+def _refuse_the_folder_of_all(folder: Path) -> None:
+    """What is in `audits` are folders of audits."""
+    workspace = Workspace.find(folder)
+    if workspace is not None and folder.resolve() == workspace.root / AUDITS:
+        raise UserError(
+            "is the folder that holds all audits",
+            where=str(folder),
+            cure=f"Name one in it with --out, such as {AUDITS}/NAME, or leave --out away.",
+        )
 
 
 def open_existing(folder: Path) -> Audit:

@@ -13,18 +13,17 @@ from typing import Any
 
 from neuronlens import artifact
 from neuronlens.comparison.page import html as comparison_html
-from neuronlens.errors import UserError
 from neuronlens.report.context import Context, Links
 from neuronlens.report.page import html
 from neuronlens.stages import Outcome
 from tasks.around import Around
 from tasks.audits import AUDITS
+from tasks.foreign import refuse_foreign_page
 from tasks.ignored import keep_out_of_git
 from tasks.index import put_in_index
 from tasks.lineage import command, recorded
 from tasks.surroundings import COMPARISONS, INDEX, basis_of, link, with_basis
 
-_GENERATOR = b'<meta name="generator" content="NeuronLens">'
 _IGNORED = "# Pages, which neuronlens report writes anew.\n"
 
 
@@ -123,8 +122,5 @@ def _context(found: Around, base: Path) -> Context:
 
 def _write(page: Path, text: str) -> None:
     """Whole or not at all, and never in the place of a file of somebody else's."""
-    if page.is_dir() or (page.exists() and _GENERATOR not in page.read_bytes()[:4096]):
-        raise UserError(
-            "is no page of NeuronLens", where=str(page), cure="Name another file with --out, or move it away."
-        )
+    refuse_foreign_page(page)
     artifact.write_whole(page, text)

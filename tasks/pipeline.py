@@ -7,6 +7,7 @@ checkpoint. The pipeline of the example, dvc.yaml at the root, is written by han
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -91,11 +92,33 @@ def pipeline_of(folder: Path, root: Path) -> Pipeline | None:
     if not folder.is_relative_to(root):
         return None
     inner = folder.relative_to(root).as_posix()
-    if (folder / PIPELINE_FILE).is_file():
+    if _is_ours(folder / PIPELINE_FILE):
         return Pipeline(root, folder, f"{inner}/{PIPELINE_FILE}")
     if f"{inner}/report" in _root_outputs(root):
         return Pipeline(root, folder, PIPELINE_FILE)
     return None
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether it is there, and NeuronLens has written it."""
+    head = _HEADS[file.name].splitlines()[0].encode()
+    return file.is_file() and file.read_bytes()[: len(head)] == head
+
+
+def refuse_foreign_descriptions(folder: Path) -> None:
+    """An audit's description takes the place of no file that NeuronLens did not write.
+
+    Raises:
+        UserError: it would.
+    """
+    for name in _HEADS:
+        file = folder / name
+        if os.path.lexists(file) and not _is_ours(file):
+            raise UserError(
+                "is no file of NeuronLens, and the audit would replace it",
+                where=str(file),
+                cure="Name another folder with --out, or move it away.",
+            )
 
 
 def stage_making(path: Path, root: Path) -> str | None:
