@@ -23,7 +23,7 @@ from neuronlens.artifact import finite
 from neuronlens.config import GateParams
 from neuronlens.errors import ConfigError, did_you_mean
 from neuronlens.report.verdict import Word, word_of
-from neuronlens.rules import Rule, Verdict
+from neuronlens.rules import Rule, Verdict, as_written
 
 _EXIT_CODES: Mapping[Word, int] = {"PASS": 0, "FAIL": 1, "NOT DECIDED": 4}
 
@@ -130,7 +130,7 @@ def judge_gate(
     if not matching:
         raise ConfigError(
             f"gates.{name}: {rule.name!r} is no number of {'this comparison' if rule.of else 'this audit'}{_asked(gate)}",
-            cure=did_you_mean(rule.name, sorted(known)),
+            cure=did_you_mean(rule.name, sorted(map(as_written, known))),
         )
     judged = []
     for key, number in matching.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
 from dataclasses import asdict
 from datetime import date
@@ -27,7 +28,7 @@ from neuronlens.comparison.gates import (
 from neuronlens.config import Config, GateParams
 from neuronlens.errors import ConfigError
 from neuronlens.report.verdict import verdict
-from neuronlens.rules import Rule, Verdict
+from neuronlens.rules import Rule, Verdict, as_written
 from tests.compared import Audits
 
 TODAY = date(2026, 11, 26)
@@ -60,6 +61,25 @@ def test_a_verdict_says_where_every_number_of_the_interval_lies(
     inside = [eval(f"{x!r} {op} {bound!r}") for x in (low, high)]
     expected = "PASS" if all(inside) else "NOT DECIDED" if any(inside) else "FAIL"
     assert rule.judge(low, high) == expected
+
+
+@given(st.text(st.sampled_from('abä .*?[]"<>=|\n\\') | st.characters(), min_size=1, max_size=8))
+def test_every_concept_can_be_named_in_a_rule(concept: str) -> None:
+    rule = Rule.parse(f"{as_written(f'selectivity.{concept}')} drop >= 0.3")
+    assert (rule.of, rule.op, rule.bound) == ("drop", ">=", 0.3)
+    assert fnmatch.fnmatchcase(f"selectivity.{concept}", rule.name)
+    if '"' not in concept:
+        assert not fnmatch.fnmatchcase(f"selectivity.x{concept}", rule.name), "no pattern"
+        quoted = Rule.parse(f'selectivity."{concept}" drop >= 0.3')
+        assert fnmatch.fnmatchcase(f"selectivity.{concept}", quoted.name)
+
+
+def test_a_name_is_quoted_where_it_has_to_be() -> None:
+    assert as_written("drift") == "drift"
+    assert as_written("selectivity.../soup") == "selectivity.../soup"
+    assert as_written("selectivity.World news") == 'selectivity."World news"'
+    assert as_written("selectivity.all*") == 'selectivity."all*"'
+    assert as_written('selectivity."a" b') == "selectivity.?a??b"
 
 
 @pytest.mark.parametrize(
