@@ -212,7 +212,7 @@ def index_page(texts: Sequence[str]) -> str:
 
 def _gate(text: str, place: int) -> dict[str, Any]:
     """A rule names a number, with a pattern of concepts behind a dot."""
-    name = re.sub(r"[\s<>=]+", "-", text)
+    name = re.sub(r'[\s<>="]+', "-", text)
     given: dict[str, Any] = {"rule": f"selectivity.{name}* >= 0.3", "number": text, "note": text}
     if place % 3 == 0:
         return around.gate(text, "FAIL", -0.1, waived=f"{text} (until 2027-01-31)", **given)
