@@ -10,7 +10,9 @@ import pytest
 
 from flows.cli import main
 from neuronlens.artifact import SCHEMA_VERSION, hash_file, read_json, write_json
+from neuronlens.config import Config
 from tasks.damage import damage_here, damage_to
+from tasks.pipeline import Pipeline, pipeline_text
 from tasks.versioning import Workspace
 from tests.golden.make import AUDIT, COMPARISON, thawed
 
@@ -116,7 +118,9 @@ def test_a_list_tells_which_audit_is_damaged(audit: Path, capfd: pytest.CaptureF
     root = Workspace.create(audit.parent).root
     (root / "audits").mkdir()
     audit.rename(root / "audits/after")
-    (root / "audits/after/dvc.yaml").write_text("stages: {}\n")
+    (root / "audits/after/dvc.yaml").write_text(
+        pipeline_text(Config(), Pipeline(root, root / "audits/after", "audits/after/dvc.yaml"))
+    )
     assert main(["list"]) == 0
     changed(root / "audits/after/prepare/manifest.json", lambda found: found["facts"].update(rows=3))
     assert main(["list"]) == 3
