@@ -56,6 +56,7 @@ def small(words: Sequence[str]) -> int:
     told = engine._logged
 
     def fill() -> None:
+        sys.dont_write_bytecode = True  # compiled files that are cut short stay, and no process can read them
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), resource.RLIM_INFINITY))
 
     def logged(outcome: Outcome) -> Outcome:
