@@ -82,7 +82,8 @@ def deploy(root: Path, wanted: Wanted) -> Deployed:
     if not file.exists():
         shutil.copyfile(_PACKAGED, file)
     spec = _read(file)
-    schedule = None if wanted.source is None else _schedule(spec, Line.of(wanted.source, root), wanted)
+    line = None if wanted.source is None else Line.of(wanted.source, root)
+    schedule = None if line is None else _schedule(spec, line, wanted)
     if schedule is None and (wanted.every or wanted.cron):
         raise ConfigError(
             "say when to look, and nothing says at what", where="--every and --cron", cure="Name it with --source."
@@ -97,6 +98,8 @@ def deploy(root: Path, wanted: Wanted) -> Deployed:
         devices = gpus(wanted.gpus)
         _make_pool(client, pool, len(devices))
         _prefect_deploy(root, spec, url)
+        if line is not None:
+            line.claim()
         made = []
         if block is not None:
             gap = None if schedule is None else longest_gap(schedule)
@@ -204,7 +207,6 @@ def _schedule(spec: Mapping[str, Any], line: Line, wanted: Wanted) -> dict[str, 
                 when = {"cron": wanted.cron, "timezone": when.get("timezone")}
             if "cron" in when:
                 when["timezone"] = when.get("timezone") or get_localzone_name()
-            line.claim()
             told = (known.get("parameters") or {}) | {"source": line.source}
             schedule = {**when, "slug": line.name, "active": True, "parameters": told}
             longest_gap(schedule)

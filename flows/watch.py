@@ -19,10 +19,9 @@ from neuronlens.config import SHARED, Config
 from neuronlens.errors import ConfigError, NeuronLensError, UnreachableError
 from neuronlens.incoming import SETTLED, Incoming, in_folder
 from neuronlens.stages import audit_id, identities
-from tasks.audits import AUDITS, open_existing
+from tasks.audits import AUDITS, INDEX, open_existing
 from tasks.environment import set_environment
 from tasks.lines import Decision, Line
-from tasks.surroundings import INDEX
 from tasks.tracking import StoreError, registered
 from tasks.versioning import Workspace
 

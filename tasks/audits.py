@@ -27,7 +27,7 @@ from tasks.pipeline import (
 )
 from tasks.versioning import Workspace
 
-AUDITS = "audits"
+AUDITS, INDEX = "audits", "index.html"
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def open_audit(config: Config, folder: Path, *, create: bool = False) -> Audit:
             refuse_foreign_descriptions(folder)
         for name in STAGES:
             stages.refuse_foreign_files(folder, name)
-        refuse_foreign_page(folder / "index.html")
+        refuse_foreign_page(folder / INDEX)
     if not stages.is_made("prepare", config, folder):
         from neuronlens.prepare import check
 

@@ -13,9 +13,9 @@ from neuronlens.artifact import write_whole
 from neuronlens.errors import NeuronLensError
 from neuronlens.report.index import Entry, added, entry, index_html, key_of, read
 from tasks.around import Around, around
-from tasks.audits import AUDITS, open_existing
+from tasks.audits import AUDITS, INDEX, open_existing
 from tasks.lineage import timing
-from tasks.surroundings import INDEX, link, surroundings
+from tasks.surroundings import link, surroundings
 from tasks.versioning import LOCKS
 
 

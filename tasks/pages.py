@@ -17,12 +17,12 @@ from neuronlens.report.context import Context, Links
 from neuronlens.report.page import html
 from neuronlens.stages import Outcome
 from tasks.around import Around
-from tasks.audits import AUDITS
+from tasks.audits import AUDITS, INDEX
 from tasks.foreign import refuse_foreign_page
 from tasks.ignored import keep_out_of_git
 from tasks.index import put_in_index
 from tasks.lineage import command, recorded
-from tasks.surroundings import COMPARISONS, INDEX, basis_of, link, with_basis
+from tasks.surroundings import COMPARISONS, basis_of, link, with_basis
 
 _IGNORED = "# Pages, which neuronlens report writes anew.\n"
 

@@ -19,11 +19,10 @@ from neuronlens.config import GateParams
 from neuronlens.errors import ArtifactError
 from neuronlens.stages import STAGES
 from tasks import tracking
-from tasks.audits import AUDITS, Audit
+from tasks.audits import AUDITS, INDEX, Audit
 from tasks.lines import Decision, Line, lines_of
 from tasks.versioning import Workspace
 
-INDEX = "index.html"
 COMPARISONS = "comparisons"
 TREND = 12
 """Audits of a line that are shown on a page, the last one being its own."""

@@ -198,52 +198,6 @@ def test_what_was_computed_before_it_could_be_recorded_is_not_computed_again(
     assert {outcome.reason for outcome in found} == {"computed before, recorded now"}
 
 
-def test_files_of_somebody_else_are_not_replaced(workspace: Workspace, configure: Callable[..., Config]) -> None:
-    folder = default_folder(configure())
-    (folder / "extract").mkdir(parents=True)
-    (folder / "extract/mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="is no artifact of NeuronLens"):
-        run(configure())
-    assert not (folder / "dvc.yaml").exists()
-
-
-@pytest.mark.parametrize("name", ["dvc.yaml", "audit.yaml", "index.html"])
-def test_a_file_of_somebody_else_is_told_of_before_anything_is_computed(
-    workspace: Workspace, configure: Callable[..., Config], name: str
-) -> None:
-    """Whatever else lies there under the names of stages."""
-    folder = default_folder(configure())
-    folder.mkdir(parents=True)
-    mine = {folder / name: "stages: {}\n", folder / "report" / "thesis.txt": "mine"}
-    (folder / name).write_text(mine[folder / name])
-    with pytest.raises(UserError, match=rf"{name}: is no (file|page) of NeuronLens"):
-        run(configure())
-    (folder / "report").mkdir()
-    (folder / "report" / "thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"is no \w+ of NeuronLens"):
-        run(configure())
-    assert {path: path.read_text() for path in folder.rglob("*") if path.is_file()} == mine
-
-
-def test_an_audit_beside_a_pipeline_of_the_users_own_leaves_it_alone(
-    workspace: Workspace, configure: Callable[..., Config]
-) -> None:
-    (workspace.root / "dvc.yaml").write_text("stages: {mine: {cmd: 'true'}}\n")
-    for folder in (workspace.root, workspace.root / "apart"):
-        folder.mkdir(exist_ok=True)
-        (folder / "dvc.yaml").write_text("stages: {mine: {cmd: 'true'}}\n")
-        assert outcomes(run_audit(configure(), folder, use_flow=False)) == ["computed"] * 5
-        assert (folder / "dvc.yaml").read_text() == "stages: {mine: {cmd: 'true'}}\n"
-        assert not (folder / "audit.yaml").exists()
-
-
-def test_the_folder_of_all_audits_is_no_audit(workspace: Workspace, configure: Callable[..., Config]) -> None:
-    folder = workspace.root / "audits"
-    with pytest.raises(UserError, match=r"holds all audits\. Name one in it with --out, such as audits/NAME"):
-        run_audit(configure(), folder, use_flow=False)
-    assert not (folder / "prepare").exists()
-
-
 def test_an_artifact_left_half_by_a_killed_restore_comes_back(
     ours: Workspace, audited: Path, configure: Callable[..., Config]
 ) -> None:
