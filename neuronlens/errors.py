@@ -100,5 +100,6 @@ def _cut(text: str) -> str:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The cure for a misspelt name: the closest known one, or the list of all."""
     names = [str(name) for name in known]
-    close = get_close_matches(word, names, n=1, cutoff=0.6)
+    close = [name for name in names if name.casefold() == word.casefold()]
+    close = close or get_close_matches(word, names, n=1, cutoff=0.6)
     return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(names)}."

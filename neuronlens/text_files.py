@@ -40,12 +40,29 @@ def read_rows(file: Path) -> pa.Table:
         table = reader(file)
         names = table.column_names
     except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        _refuse_other_encodings(file)
         raise DatasetError(
-            f"cannot be read ({error})", where=str(file), cure="Check that row and the file's ending."
+            f"cannot be read ({error})", where=str(file), cure="Check that it is whole and what its ending says."
         ) from None
     if not names or table.num_rows == 0:
         raise DatasetError("has no rows", where=str(file), cure="Name a file with labelled text.")
     return table
+
+
+def _refuse_other_encodings(file: Path) -> None:
+    """Say where a file of text is not UTF-8; its reader says no more than that it is not."""
+    if file.suffix.lower() == ".parquet":
+        return
+    try:
+        content = file.read_bytes()
+        content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DatasetError(
+            f"line {line} is not UTF-8 (byte 0x{content[error.start]:02x})", where=str(file), cure="Save it as UTF-8."
+        ) from None
+    except OSError:  # which the reader has met, too
+        return
 
 
 def _read_csv(file: Path, delimiter: str) -> pa.Table:
@@ -65,7 +82,7 @@ def _read_json_lines(file: Path) -> pa.Table:
     import pyarrow as pa
 
     rows: list[dict[str, Any]] = []
-    with file.open(encoding="utf-8") as lines:
+    with file.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -99,7 +116,7 @@ def read_documents(path: str, rows: int) -> list[str]:
         )
     if file.suffix.lower() in (".txt", ".text"):
         try:
-            found: Sequence[str | None] = file.read_text(encoding="utf-8").splitlines()
+            found: Sequence[str | None] = file.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
             raise DatasetError(f"is not UTF-8 ({error})", where=path, cure="Convert it.") from None
     else:
@@ -120,6 +137,8 @@ def spare_documents(params: EvaluateParams) -> list[str]:
 def no_column(column: str, known: Sequence[str], where: str, option: str | None) -> DatasetError:
     """What is raised where a table lacks a column."""
     hint = f" Name the column with {option}." if option else ""
+    if len(known) == 1 and any(separator in known[0] for separator in ";\t|"):
+        hint = " A .csv has commas between its columns, and a .tsv tabs."
     return DatasetError(f"has no column {column!r}", where=where, cure=did_you_mean(column, known) + hint)
 
 

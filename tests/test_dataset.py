@@ -208,6 +208,38 @@ def test_a_missing_column_is_named_with_the_cure(tmp_path, ending):
     )
 
 
+def test_a_column_in_capitals_is_found(tmp_path):
+    file = write(tmp_path / "x.csv", [{"TEXT": row["text"], "label": row["label"]} for row in ROWS])
+    assert refused(file) == f"{file}: has no column 'text'. Did you mean 'TEXT'? Name the column with --text."
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_a_csv_of_other_separators_is_told_apart_from_one_of_other_columns(tmp_path, separator):
+    """Spreadsheets write semicolons where the comma is a decimal sign."""
+    file = tmp_path / "x.csv"
+    file.write_text(f"text{separator}label\na{separator}b\n", encoding="utf-8")
+    assert refused(file).endswith("A .csv has commas between its columns, and a .tsv tabs.")
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl"])
+@pytest.mark.parametrize(("encoding", "line", "byte"), [("latin-1", 3, "e9"), ("utf-16", 1, "ff")])
+def test_text_that_is_not_utf_8_is_shown_where(tmp_path, ending, encoding, line, byte):
+    rows = [{"text": text, "label": "a"} for text in ("plain", "caf\xe9")]
+    file = write(tmp_path / f"x.{ending}", rows)
+    lines = file.read_text(encoding="utf-8").replace("\\u00e9", "\xe9")
+    file.write_bytes((("\n" if ending == "jsonl" else "") + lines).encode(encoding))  # a line of JSON has no head above
+    assert refused(file) == f"{file}: line {line} is not UTF-8 (byte 0x{byte}). Save it as UTF-8."
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl"])
+def test_a_mark_of_byte_order_is_no_part_of_the_first_name(tmp_path, ending):
+    """Spreadsheets and editors of Windows put one in front."""
+    file = write(tmp_path / f"x.{ending}")
+    plain = as_rows(load_dataset(file))
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert as_rows(load_dataset(file)) == plain
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -292,15 +324,11 @@ def test_text_in_another_encoding_is_called_by_its_name(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["cell", "column"])
-@pytest.mark.parametrize("ending", ["parquet", "jsonl"])
-def test_text_that_is_no_utf8_is_refused(tmp_path, ending, place):
-    file = tmp_path / f"data.{ending}"
-    if ending == "parquet":
-        pq.write_table(pa.table({"text": ["QQQ a", "b"], "label": ["x", "y"], "ZZZ": [1, 2]}), file, compression="none")
-    else:
-        file.write_bytes(b'{"text": "QQQ a", "label": "x", "ZZZ": 1}\n')
+def test_a_parquet_file_whose_text_is_no_utf_8_is_refused(tmp_path, place):
+    file = tmp_path / "data.parquet"
+    pq.write_table(pa.table({"text": ["QQQ a", "b"], "label": ["x", "y"], "ZZZ": [1, 2]}), file, compression="none")
     file.write_bytes(file.read_bytes().replace(b"QQQ" if place == "cell" else b"ZZZ", b"\x80\x80\x80"))
-    with pytest.raises(DatasetError, match=rf"data\.{ending}: cannot be read \("):
+    with pytest.raises(DatasetError, match=r"data\.parquet: cannot be read \("):
         load_dataset(file)
 
 

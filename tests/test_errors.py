@@ -25,7 +25,12 @@ def test_exit_codes():
 
 @pytest.mark.parametrize(
     ("word", "cure"),
-    [("taus", "Did you mean 'tau'?"), ("zzzzz", "Known: tau, top."), ("", "Known: tau, top.")],
+    [
+        ("taus", "Did you mean 'tau'?"),
+        ("TOP", "Did you mean 'top'?"),
+        ("zzzzz", "Known: tau, top."),
+        ("", "Known: tau, top."),
+    ],
 )
 def test_a_misspelt_name_gets_the_closest_or_all(word, cure):
     assert did_you_mean(word, ["tau", "top"]) == cure

@@ -11,7 +11,7 @@ from neuronlens.text_files import read_documents
 
 
 def test_documents_for_perplexity(tmp_path):
-    (tmp_path / "a.txt").write_text("one\n\n  \ntwo\nthree\n", encoding="utf-8")
+    (tmp_path / "a.txt").write_text("one\n\n  \ntwo\nthree\n", encoding="utf-8-sig")
     assert read_documents(str(tmp_path / "a.txt"), 2) == ["one", "two"]
     rows = [{"text": "one"}, {"text": None}, {"text": "two"}]
     (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
