@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
@@ -82,9 +82,26 @@ class Checkpoint:
         """The stock transformers model in eval mode, on the accelerator where there is one.
 
         Raises:
-            CheckpointError: the weights cannot be read or do not cover the whole model. (Loading part of a model would leave the rest
-                random, and an audit of random weights looks like any other.)
+            CheckpointError: the weights cannot be read, have other shapes than config.json says, or do not cover the whole model. (Loading
+                part of a model would leave the rest random, and an audit of random weights looks like any other.)
         """
+        return self._loaded[0]
+
+    @property
+    def doubts(self) -> list[str]:
+        """What a reader should know of what was loaded: that weights were left out, as those of layers that config.json does not count.
+
+        Raises:
+            CheckpointError: as `model` does.
+        """
+        unused = self._loaded[1]
+        if not unused:
+            return []
+        return [f"the model has no place for {len(unused)} tensors of the weights, {unused[0]} among them"]
+
+    @cached_property
+    def _loaded(self) -> tuple[PreTrainedModel, Sequence[str]]:
+        """The model, and the names of those tensors of its files that it has no place for."""
         import torch
         from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -99,9 +116,17 @@ class Checkpoint:
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # which are refused below, with more than that there are some
                 **spread,
             )
         model, info = loaded
+        if info["mismatched_keys"]:
+            key, stored, made = min(info["mismatched_keys"])
+            raise CheckpointError(
+                f"{key} is {[*stored]} in the weights and {[*made]} by config.json",
+                where=str(self.path),
+                cure="Copy both from one place, or save the model whole: model.save_pretrained(folder).",
+            )
         if info["missing_keys"]:
             missing = sorted(info["missing_keys"])
             raise CheckpointError(
@@ -118,7 +143,7 @@ class Checkpoint:
         hold(ready.config, self.family)
         hold_autoencoders(ready.config, self.autoencoders)
         self._refuse_a_wrong_guess(ready)
-        return ready
+        return ready, sorted(info["unexpected_keys"])
 
     def _refuse_a_wrong_guess(self, model: PreTrainedModel) -> None:
         if self.family is FAMILIES.get(self.config.model_type):

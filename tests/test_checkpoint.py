@@ -15,7 +15,7 @@ from neuronlens.checkpoint import identify_checkpoint, load_checkpoint, open_che
 from neuronlens.config import CheckpointParams
 from neuronlens.errors import CheckpointError
 from neuronlens.saved import foreign
-from tests.models import CLASSIFIERS, FAMILIES
+from tests.models import CLASSIFIERS, FAMILIES, INNER
 
 
 @pytest.fixture
@@ -178,7 +178,22 @@ def test_damaged_weights_are_one_line(copy):
 def test_weights_of_another_shape_are_refused(copy):
     folder = copy()
     set_config(folder, intermediate_size=25)
-    assert "the weights cannot be loaded" in refused(folder)
+    name = "bert.encoder.layer.0.intermediate.dense.bias"
+    assert f"{name} is [{INNER}] in the weights and [25] by config.json. Copy both from one place" in refused(folder)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_is_left_of_a_whole_model(checkpoints, family):
+    assert checkpoints(family).doubts == []
+
+
+def test_layers_that_the_config_does_not_count_are_told_of(copy):
+    """Half a model is a model, and an audit of it looks like any other."""
+    folder = copy("llama")
+    set_config(folder, num_hidden_layers=1, layer_types=None)
+    (told,) = load_checkpoint(folder).doubts
+    assert told.startswith("the model has no place for ")
+    assert told.endswith(" tensors of the weights, model.layers.1.input_layernorm.weight among them")
 
 
 @pytest.mark.parametrize(

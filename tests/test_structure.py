@@ -8,6 +8,7 @@ from functools import cache
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from neuronlens import structure
 from neuronlens.activations.batching import collate
@@ -233,8 +234,10 @@ def test_params_name_what_can_be_told():
 
 
 def test_an_audit_of_an_unknown_family_says_so(tmp_path):
-    """From a checkpoint to the report, at all of its components."""
+    """From a checkpoint to the report, at all of its components; and so does one of weights that are of no use to it."""
     folder = save_checkpoint(tmp_path / "model", "xlm-roberta", head="classifier", max_position_embeddings=66)
+    weights = load_file(folder / "model.safetensors") | {"another.weight": torch.zeros(2)}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     rows = labelled()
     lines = [",".join(row) for row in zip(rows.text, rows.concept, rows.split, strict=True)]
     (tmp_path / "data.csv").write_text("\n".join(["text,label,split", *lines]))
@@ -252,7 +255,8 @@ def test_an_audit_of_an_unknown_family_says_so(tmp_path):
     assert [site["site"] for site in audit["sites"]] == ["attn_out.0", "mlp_post.1", "resid_post.1", "mlp_out.2"]
     assert [site["neurons"] for site in audit["sites"]] == [HIDDEN, INNER, HIDDEN, HIDDEN]
     trust = audit["trust"]
-    assert [text.split(";")[0] for text in trust["warnings"][:2]] == [
+    assert [text.split(";")[0] for text in trust["warnings"][:3]] == [
+        "the model has no place for 1 tensors of the weights, another.weight among them",
         "model type 'xlm-roberta' is not in docs/models.md",
         "a block does not give its input + attn_out + mlp_out: it has norms behind additions, or scales what it adds",
     ]

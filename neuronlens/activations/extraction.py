@@ -252,7 +252,11 @@ class Extraction:
         return {
             "rows": len(self.dataset),
             "keep_rows": self.stored.keeps_rows,
-            "notes": [*doubts(model), *([self.stored.sentence] if self.stored.sentence else [])],
+            "notes": [
+                *self.checkpoint.doubts,
+                *doubts(model),
+                *([self.stored.sentence] if self.stored.sentence else []),
+            ],
             "shards": len(self.shards),
             "batches": len(members),
             "batch_tokens": self.batch_tokens,
