@@ -7,7 +7,7 @@ text: auxiliary documents that perplexity is not measured on, and the other posi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -44,12 +44,14 @@ class Ordinary:
 
     values: Floats
     concept: Sequence[str]
+    _kept: dict[str, Ints] = field(default_factory=dict, repr=False, compare=False)
 
     def without(self, concept: str, neurons: Ints | slice = slice(None)) -> Floats:
         """[D, m] the tokens that stand in no row of a concept, or [K, m] some neurons of them."""
         # one by one: for NumPy texts are equal that differ in NULs at their end, also in arrays of objects
-        kept = np.array([slot for slot, own in enumerate(self.concept) if own != concept], dtype=np.int64)
-        return np.asarray(self.values[neurons].take(kept, axis=1))
+        if concept not in self._kept:
+            self._kept[concept] = np.array([i for i, own in enumerate(self.concept) if own != concept], dtype=np.int64)
+        return np.asarray(self.values[neurons].take(self._kept[concept], axis=1))
 
 
 def looked_into(split: Sequence[str], seed: int) -> tuple[list[int], np.random.Generator]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from neuronlens.streaming.blocks import blocks
 from neuronlens.streaming.moments import Array
 
 Flags = npt.NDArray[np.bool_]
@@ -78,8 +79,11 @@ def fit_agreement(concept: Flags, complement: Flags, ordinary: Flags) -> Agreeme
 
 def _evidence(flags: Flags, inside: Floats, outside: Floats) -> Floats:
     """[B, n] sums over the neurons [K] of range indicators [K, n]."""
-    pairs = zip(inside, outside, strict=True)
-    return np.stack([np.where(flags, yes[:, None], no[:, None]).sum(axis=0, dtype=np.float32) for yes, no in pairs])
+    # all are whole numbers of steps, so float64 has these sums exactly, in any order and with what is taken off and put back
+    gained, least = (part.astype(np.float64) for part in (inside - outside, outside))
+    tokens = blocks(flags.shape[1], len(flags))
+    sums = np.concatenate([gained @ flags[:, some].astype(np.float64) for some in tokens], axis=1)
+    return np.asarray(sums + least.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
 def _passed(sums: Floats, candidates: Sequence[Floats]) -> Array:

@@ -50,14 +50,13 @@ def random_ranges(statistics: SiteStatistics, ranges: Ranges) -> Ranges:
     that the interval matches.
     """
     statistics.need_rows("the control random_ranges")
-    rows = np.concatenate([part[ranges.neurons] for part in statistics.values], axis=1).astype(np.float64)
-    own = statistics.moments[statistics.index(ranges.concept)].n
-    dose = (ranges.dose_target * own + ranges.dose_complement * (rows.shape[1] - own)) / rows.shape[1]
+    ordered = statistics.all_ordered[ranges.neurons]
+    rows, own = ordered.shape[1], statistics.moments[statistics.index(ranges.concept)].n
+    dose = (ranges.dose_target * own + ranges.dose_complement * (rows - own)) / rows
     # the same lots for a method, whether it is part of the sweep or a candidate
     drawn_for = sorted((name, value) for name, value in identity_of(ranges).items() if name != "role")
     draw = statistics.draw(ranges.concept, "random_ranges", drawn_for)
-    count = np.rint(dose * rows.shape[1]).astype(np.int64)
-    lower, upper = (edge[:, None].astype(np.float32) for edge in _placed(np.sort(rows, axis=1), count, draw))
+    lower, upper = (edge[:, None] for edge in _placed(ordered, np.rint(dose * rows).astype(np.int64), draw))
     identity = identity_of(ranges) | {"kind": "random_ranges", "base": ranges.label, "gate": "none"}
     return assemble(statistics, ranges.concept, identity, ranges.neurons, lower, upper)
 
@@ -82,24 +81,39 @@ def other_concept(ranges: Ranges, concepts: Sequence[str], found: Mapping[tuple[
     )
 
 
-def _placed(ordered: Array, count: Ints, draw: np.random.Generator) -> tuple[Array, Array]:
+def _placed(ordered: Floats, count: Ints, draw: np.random.Generator) -> tuple[Floats, Floats]:
     """[K] bounds of an interval at a place drawn by chance that holds `count` of the sorted rows [K, n]; [inf, -inf] for none of them.
 
     An interval holds all or none of the rows that share a value: of several places drawn, the first that comes nearest to `count` rows.
     """
-    import torch
-
     rows, least = ordered.shape[1], np.maximum(count, 1)[:, None]
     first = np.floor(draw.random((len(ordered), _PLACES)) * (rows - least + 1)).astype(np.int64)
+    best = np.zeros(
+        (len(ordered), 1), dtype=np.int64
+    )  # the first place will do, unless a row beside it shares a value with one in it
+    at, start, end = np.arange(len(ordered)), first[:, 0], first[:, 0] + least[:, 0] - 1
+    shared = ordered[at, start] == ordered[at, np.maximum(start - 1, 0)]
+    shared = (shared & (start > 0)) | (
+        (ordered[at, end] == ordered[at, np.minimum(end + 1, rows - 1)]) & (end < rows - 1)
+    )
+    best[shared] = _nearest(ordered[shared], first[shared], least[shared])
+    first = np.take_along_axis(first, best, axis=1)
+    lower, upper = (np.take_along_axis(ordered, place, axis=1)[:, 0] for place in (first, first + least - 1))
+    held, nowhere = count > 0, np.float32(np.inf)
+    return np.where(held, lower, nowhere), np.where(held, upper, -nowhere)
+
+
+def _nearest(ordered: Floats, first: Ints, least: Ints) -> Ints:
+    """[K, 1] which of the places [K, P] holds the fewest of the sorted rows [K, n], from that row on `least` [K, 1] and those that share
+    a value with one of them."""
+    import torch
+
     lower, upper = (np.take_along_axis(ordered, place, axis=1) for place in (first, first + least - 1))
     below, upto = (
         np.asarray(torch.searchsorted(torch.from_numpy(ordered), torch.from_numpy(edge), right=right))
         for edge, right in ((lower, False), (upper, True))
     )
-    best = np.argmin(upto - below, axis=1)[:, None]  # none holds fewer than `least`
-    held = count > 0
-    lower, upper = (np.take_along_axis(edge, best, axis=1)[:, 0] for edge in (lower, upper))
-    return np.where(held, lower, np.inf), np.where(held, upper, -np.inf)
+    return np.asarray(np.argmin(upto - below, axis=1)[:, None])
 
 
 def _carried(edge: Floats, ranges: Ranges, mean: Array, std: Array) -> Floats:

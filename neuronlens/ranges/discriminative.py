@@ -9,11 +9,13 @@ of the others is the total variation distance of the two densities, the most tha
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from neuronlens.activations.store import Floats
+from neuronlens.ranges.ordered import Ordered
 from neuronlens.streaming.moments import Array
 
 BINS = 32
@@ -24,57 +26,69 @@ _CHUNK = 1 << 24  # values looked at at once
 Counts = npt.NDArray[np.float64]
 
 
-def discriminative_bounds(
-    concept: Floats, complement: Floats, ordinary: Floats, threshold: float
-) -> tuple[Floats, Floats]:
-    """Closed intervals where the concept's density exceeds `threshold` times the complement's and the ordinary tokens'.
+@dataclass(frozen=True)
+class Densities:
+    """How dense a concept and what it is told from are, neuron by neuron; what thresholds on their ratio are put to.
 
-    Args:
-        concept, complement, ordinary: [D, n] activations; ordinary may have no columns.
-        threshold: ratio of densities.
-
-    Returns:
-        Lower and upper bounds [D, I] float32, I up to `INTERVALS`, those holding most of the concept first; what a neuron does not need is
-        [inf, -inf], which holds nothing. The outermost bins reach one standard deviation of the concept beyond the rows seen.
+    Attributes:
+        edges: [D, BINS + 1] of the bins.
+        own: [D, BINS] smoothed share of the concept's rows in each bin.
+        others: [D, BINS] those of the complement, and of ordinary tokens where there are any.
+        margin: [D] standard deviation of the concept.
     """
-    parts = [_bounds(*chunk, threshold) for chunk in _chunks(concept, complement, ordinary)]
-    width = max(lower.shape[1] for lower, _ in parts)
-    lower = np.concatenate([_padded(lower, width, np.inf) for lower, _ in parts])
-    return lower, np.concatenate([_padded(upper, width, -np.inf) for _, upper in parts])
 
+    edges: Array
+    own: Array
+    others: tuple[Array, ...]
+    margin: Array
 
-def separation_scores(concept: Floats, complement: Floats, ordinary: Floats) -> Array:
-    """[D] estimated total variation distance between the concept and what is nearest to it, the complement or ordinary tokens."""
-    scores = []
-    for chunk in _chunks(concept, complement, ordinary):
-        own, *others = _densities(_edges(*chunk), *chunk)
-        distances = [np.maximum(own - other, 0).sum(axis=1) for other in others]
-        scores.append(np.min(distances, axis=0))
-    return np.concatenate(scores)
+    @classmethod
+    def of(cls, rows: Ordered) -> Densities:
+        """Of a concept, its complement and ordinary tokens."""
+        parts = []
+        for chunk in _chunks(rows):
+            edges = _edges(*chunk)
+            parts.append((edges, chunk[0].std(axis=1), *_densities(edges, *chunk)))
+        edges, margin, own, *others = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return cls(edges, own, tuple(others), margin)
 
+    def take(self, neurons: npt.NDArray[np.int64]) -> Densities:
+        """Of some neurons."""
+        others = tuple(other[neurons] for other in self.others)
+        return Densities(self.edges[neurons], self.own[neurons], others, self.margin[neurons])
 
-def _bounds(concept: Array, complement: Array, ordinary: Array, threshold: float) -> tuple[Floats, Floats]:
-    edges = _edges(concept, complement, ordinary)
-    own, *others = _densities(edges, concept, complement, ordinary)
-    # a void bin goes with the one before it, which holds the value that both start from
-    counted = np.maximum.accumulate(np.where(_void(edges), 0, np.arange(BINS)), axis=1)
-    dense = np.take_along_axis(own > threshold * np.max(others, axis=0), counted, axis=1)
-    first, last = dense.copy(), dense.copy()
-    first[:, 1:] &= ~dense[:, :-1]
-    last[:, :-1] &= ~dense[:, 1:]
-    run = np.cumsum(first, axis=1)  # number of the interval that a dense bin belongs to, from 1
-    count = max(int(run.max(initial=0)), 1)
-    found = np.full((2, len(edges), count), np.inf, dtype=np.float32)
-    found[1] *= -1
-    margin = concept.std(axis=1)
-    for bounds, ends, bound in zip(found, (first, last), _closed(edges, margin), strict=True):
-        neuron, place = np.nonzero(ends)
-        bounds[neuron, run[neuron, place] - 1] = bound[neuron, place]
-    mass = np.stack([(own * (dense & (run == i + 1))).sum(axis=1) for i in range(count)], axis=1)
-    # rounded, so that of intervals that hold equally much the lower comes first
-    order = np.argsort(-np.round(mass, 12), axis=1, kind="stable")[:, :INTERVALS]
-    lower, upper = (np.take_along_axis(bounds, order, axis=1) for bounds in found)
-    return lower, upper
+    def separation(self) -> Array:
+        """[D] estimated total variation distance between the concept and what is nearest to it."""
+        return np.asarray(np.min([np.maximum(self.own - other, 0).sum(axis=1) for other in self.others], axis=0))
+
+    def bounds(self, threshold: float) -> tuple[Floats, Floats]:
+        """Closed intervals where the concept's density exceeds `threshold` times the complement's and the ordinary tokens'.
+
+        Args:
+            threshold: ratio of densities.
+
+        Returns:
+            Lower and upper bounds [D, I] float32, I up to `INTERVALS`, those holding most of the concept first; what a neuron does not need
+            is [inf, -inf], which holds nothing. The outermost bins reach one standard deviation of the concept beyond the rows seen.
+        """
+        # a void bin goes with the one before it, which holds the value that both start from
+        counted = np.maximum.accumulate(np.where(_void(self.edges), 0, np.arange(BINS)), axis=1)
+        dense = np.take_along_axis(self.own > threshold * np.max(self.others, axis=0), counted, axis=1)
+        first, last = dense.copy(), dense.copy()
+        first[:, 1:] &= ~dense[:, :-1]
+        last[:, :-1] &= ~dense[:, 1:]
+        run = np.cumsum(first, axis=1)  # number of the interval that a dense bin belongs to, from 1
+        count = max(int(run.max(initial=0)), 1)
+        found = np.full((2, len(self.edges), count), np.inf, dtype=np.float32)
+        found[1] *= -1
+        for bounds, ends, bound in zip(found, (first, last), _closed(self.edges, self.margin), strict=True):
+            neuron, place = np.nonzero(ends)
+            bounds[neuron, run[neuron, place] - 1] = bound[neuron, place]
+        mass = np.stack([(self.own * (dense & (run == i + 1))).sum(axis=1) for i in range(count)], axis=1)
+        # rounded, so that of intervals that hold equally much the lower comes first
+        order = np.argsort(-np.round(mass, 12), axis=1, kind="stable")[:, :INTERVALS]
+        lower, upper = (np.take_along_axis(bounds, order, axis=1) for bounds in found)
+        return lower, upper
 
 
 def _closed(edges: Array, margin: Array) -> tuple[Floats, Floats]:
@@ -145,17 +159,9 @@ def _smoothed(counts: Counts, bins: npt.NDArray[np.bool_]) -> Array:
     return np.asarray(smooth / smooth.sum(axis=1, keepdims=True))
 
 
-def _chunks(concept: Floats, complement: Floats, ordinary: Floats) -> Iterator[tuple[Array, Array, Array]]:
-    """The groups' rows sorted, some neurons at a time."""
-    step = max(1, _CHUNK // (concept.shape[1] + complement.shape[1] + ordinary.shape[1]))
-    for start in range(0, len(concept), step):
-        cut = slice(start, start + step)
-        yield _sorted(concept[cut]), _sorted(complement[cut]), _sorted(ordinary[cut])
-
-
-def _sorted(values: Floats) -> Array:
-    return np.ascontiguousarray(np.sort(values, axis=1), dtype=np.float64)
-
-
-def _padded(bounds: Floats, width: int, value: float) -> Floats:
-    return np.pad(bounds, ((0, 0), (0, width - bounds.shape[1])), constant_values=value)
+def _chunks(rows: Ordered) -> Iterator[tuple[Array, ...]]:
+    """The groups in float64, some neurons at a time."""
+    groups = (rows.own, rows.complement, rows.ordinary)
+    step = max(1, _CHUNK // sum(group.shape[1] for group in groups))
+    for start in range(0, len(rows.own), step):
+        yield tuple(np.ascontiguousarray(group[start : start + step], dtype=np.float64) for group in groups)

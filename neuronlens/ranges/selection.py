@@ -11,7 +11,6 @@ import numpy as np
 
 from neuronlens.activations.store import Floats
 from neuronlens.ranges.agreement import Agreement, Flags, fit_agreement
-from neuronlens.ranges.discriminative import discriminative_bounds
 from neuronlens.ranges.quantiles import sorted_quantiles
 from neuronlens.ranges.saliency import top_set
 from neuronlens.ranges.statistics import Ints, SiteStatistics
@@ -112,12 +111,7 @@ def bounds(
     at = statistics.index(concept)
     if kind == "discriminative" and threshold is not None:
         statistics.need_rows("a discriminative range")
-        return discriminative_bounds(
-            statistics.values[at][neurons],
-            statistics.complement(concept, neurons),
-            statistics.ordinary.without(concept, neurons),
-            threshold,
-        )
+        return statistics.densities(concept).take(neurons).bounds(threshold)
     if kind == "full" or tau is None:
         whole = np.full((len(neurons), 1), np.inf, dtype=np.float32)
         return -whole, whole
@@ -127,7 +121,7 @@ def bounds(
         if statistics.distributions:
             lower, upper = statistics.distributions[at].quantiles(ends, neurons)
         else:
-            lower, upper = sorted_quantiles(np.sort(statistics.values[at][neurons], axis=1), ends)
+            lower, upper = sorted_quantiles(statistics.ordered(concept).own[neurons], ends)
     else:
         mean, std = statistics.moments[at].mean[neurons], statistics.moments[at].std[neurons]
         lower, upper = mean - tau * std, mean + tau * std
@@ -145,16 +139,18 @@ def assemble(
     """Ranges with their gate and doses."""
     at = statistics.index(concept)
     own, rest = statistics.moments[at], statistics.rest[at]
-    ordinary = _inside(statistics.ordinary.without(concept, neurons), lower, upper)
-    agreement = None
+    gated, agreement = identity["gate"] == "agreement", None
     if statistics.distributions:
-        if identity["gate"] == "agreement":
+        if gated:
             statistics.need_rows("the gate on agreement")
+        ordinary = _inside(statistics.ordinary.without(concept, neurons), lower, upper)
         dose = [*_estimated(statistics, at, neurons, lower, upper), _share(ordinary)]
-    else:
-        parts = [part[neurons] for part in (statistics.values[at], statistics.complement(concept))]
-        inside = [*(_inside(part, lower, upper) for part in parts), ordinary]
-        if identity["gate"] == "agreement":
+    elif not gated and lower.shape[1] == 1:
+        dose = statistics.ordered(concept).shares(neurons, lower[:, 0], upper[:, 0])
+    else:  # which tokens are inside matters, or several intervals may share a value
+        parts = [statistics.values[at][neurons], statistics.complement(concept, neurons)]
+        inside = [_inside(part, lower, upper) for part in (*parts, statistics.ordinary.without(concept, neurons))]
+        if gated:
             agreement = fit_agreement(*inside)
             inside = [part & agreement.passes(part) for part in inside]
         dose = [_share(part) for part in inside]

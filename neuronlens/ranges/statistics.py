@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +14,10 @@ from neuronlens.activations.ordinary import Ordinary
 from neuronlens.activations.store import Activations, Floats
 from neuronlens.artifact import hash_value
 from neuronlens.errors import DatasetError, UserError
-from neuronlens.ranges.discriminative import separation_scores
+from neuronlens.ranges.discriminative import Densities
 from neuronlens.ranges.examples import Thresholds
 from neuronlens.ranges.normality import Normality, sorted_normality
+from neuronlens.ranges.ordered import Ordered
 from neuronlens.ranges.quantiles import sorted_quantiles
 from neuronlens.ranges.saliency import SALIENCIES, auroc_scores, binned_auroc_scores, fit_probe, random_scores
 from neuronlens.sites import Site
@@ -46,7 +49,7 @@ class SiteStatistics:
         normality: [C] tests of a concept's rows.
         histogram: [C, BINS, D] counts, on edges that a neuron's concepts share (see `neuronlens.streaming.histogram`).
         low, high: [D] outer edges of the histograms: equal bins, the last ones empty where fewer are needed.
-        values: [C] arrays [D, n_c], the fit rows themselves; nothing where they were not kept.
+        pooled: [D, n] the fit rows themselves, concept after concept; no columns where they were not kept.
         rows: [C] arrays [n_c], which rows of the dataset these are; nothing where they were not kept.
         extremes: what makes a row one of a neuron's examples; these themselves where rows were not kept.
         ordinary: tokens of ordinary text.
@@ -64,7 +67,7 @@ class SiteStatistics:
     histogram: npt.NDArray[np.int32]
     low: Array
     high: Array
-    values: tuple[Floats, ...]
+    pooled: Floats
     rows: tuple[Ints, ...]
     extremes: Thresholds | Extremes
     ordinary: Ordinary
@@ -72,6 +75,8 @@ class SiteStatistics:
     distributions: tuple[Distribution, ...] = ()
     notes: list[str] = field(default_factory=list, compare=False)
     _scores: dict[str, Array] = field(default_factory=dict, repr=False, compare=False)
+    _ordered: dict[str, Ordered] = field(default_factory=dict, repr=False, compare=False)
+    _densities: dict[str, Densities] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def width(self) -> int:
@@ -95,11 +100,45 @@ class SiteStatistics:
                 cure="Audit again with --set extract.keep_rows=true.",
             )
 
+    @cached_property
+    def values(self) -> tuple[Floats, ...]:
+        """[C] arrays [D, n_c], the fit rows of each concept; nothing where they were not kept."""
+        return () if self.distributions else tuple(np.split(self.pooled, self._ends[:-1], axis=1))
+
+    @cached_property
+    def all_ordered(self) -> Floats:
+        """[D, n] all fit rows, those of each neuron ascending."""
+        return np.sort(self.pooled, axis=1)
+
     def complement(self, concept: str, neurons: Ints | slice = slice(None)) -> Floats:
         """[D, n] fit rows of all other concepts, in the order of the concepts, or [K, n] some neurons of them."""
         self.need_rows("the complement")
-        at = self.index(concept)
-        return np.concatenate([part[neurons] for j, part in enumerate(self.values) if j != at], axis=1)
+        end = self._ends[self.index(concept)]
+        own = slice(end - self.moments[self.index(concept)].n, end)
+        return np.delete(self.pooled[neurons], own, axis=1)
+
+    def ordered(self, concept: str) -> Ordered:
+        """The rows of a concept, of its complement, and ordinary tokens. Those of the concept asked for last are kept: all would be large.
+
+        Raises:
+            UserError: the activations of single rows were not kept.
+        """
+        if concept not in self._ordered:
+            rest, tokens = self.complement(concept), self.ordinary.without(concept)
+            self._ordered.clear()
+            self._ordered[concept] = Ordered.of(self.values[self.index(concept)], rest, tokens)
+        return self._ordered[concept]
+
+    def densities(self, concept: str) -> Densities:
+        """Of a concept, its complement and ordinary tokens; kept as `ordered` keeps them.
+
+        Raises:
+            UserError: the activations of single rows were not kept.
+        """
+        if concept not in self._densities:
+            self._densities.clear()
+            self._densities[concept] = Densities.of(self.ordered(concept))
+        return self._densities[concept]
 
     def saliency(self, name: str, concept: str) -> Array:
         """[D] scores of the site's neurons for a concept (see `neuronlens.ranges.saliency`). Computed at first use.
@@ -131,15 +170,15 @@ class SiteStatistics:
             return probe.scores
         if name == "separation":
             self.need_rows("the saliency separation")
-            return np.stack(
-                [
-                    separation_scores(own, self.complement(concept), self.ordinary.without(concept))
-                    for own, concept in zip(self.values, self.concepts, strict=True)
-                ]
-            )
+            return np.stack([self.densities(concept).separation() for concept in self.concepts])
         if name == "random":
             return np.stack([random_scores(self.width, self.seed, self.site, concept) for concept in self.concepts])
         raise ValueError(f"no saliency is called {name!r}")
+
+    @property
+    def _ends(self) -> list[int]:
+        """[C] where the rows of each concept end."""
+        return [*accumulate(part.n for part in self.moments)]
 
     def draw(self, *purpose: object) -> np.random.Generator:
         """Random numbers that depend on the seed, the site and what they are for, and on nothing else."""
@@ -188,7 +227,8 @@ def fit_statistics(
     where = Site.parse(site) if isinstance(site, str) else site
     concepts = tuple(sorted(set(activations.concept)))
     kept = fit_rows(activations, rows, concepts)
-    values = tuple(activations.values[where][:, kept[name]] for name in concepts)
+    pooled = activations.values[where][:, np.concatenate([kept[name] for name in concepts])]
+    values = np.split(pooled, np.cumsum([len(kept[name]) for name in concepts])[:-1], axis=1)
     moments = tuple(Moments.of(part) for part in values)
     quantiles, tests, low_ends, high_ends = [], [], [], []
     for part in values:
@@ -208,7 +248,7 @@ def fit_statistics(
         counts.astype(np.int32),
         together.low,
         together.high,
-        values,
+        pooled,
         tuple(activations.row[kept[name]] for name in concepts),
         Thresholds.of(low_ends, high_ends),
         no_tokens(len(together.low)) if ordinary is None else ordinary,
@@ -255,7 +295,7 @@ def summed_statistics(
         counts.astype(np.int32),
         together.low,
         together.high,
-        (),
+        np.empty((len(together.low), 0), dtype=np.float32),
         (),
         summary.ends(rows),
         no_tokens(len(together.low)) if ordinary is None else ordinary,

@@ -9,6 +9,8 @@ import numpy as np
 
 from neuronlens.activations.ordinary import Ordinary
 from neuronlens.activations.store import Activations
+from neuronlens.ranges.discriminative import Densities
+from neuronlens.ranges.ordered import Ordered
 from neuronlens.ranges.statistics import fit_statistics
 from neuronlens.sites import Site
 
@@ -103,6 +105,16 @@ def inside(values, lower, upper):
 def parts_of(ours, concept):
     """The three groups of tokens that doses are shares of."""
     return ours.values[ours.index(concept)], ours.complement(concept), ours.ordinary.without(concept)
+
+
+def discriminative_bounds(concept, complement, ordinary, threshold):
+    """Of rows in any order."""
+    return Densities.of(Ordered.of(concept, complement, ordinary)).bounds(threshold)
+
+
+def separation_scores(*parts):
+    """[D] of a concept's rows, its complement and ordinary tokens, in any order."""
+    return Densities.of(Ordered.of(*parts)).separation()
 
 
 def recount(ours, concept, found):

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from neuronlens.config import Config
 from neuronlens.errors import UserError
-from neuronlens.ranges.controls import _carried, _placed, other_concept, random_neurons, random_ranges
+from neuronlens.ranges.controls import _PLACES, _carried, _placed, other_concept, random_neurons, random_ranges
 from neuronlens.ranges.fit import sweep_ranges
 from neuronlens.ranges.saliency import top_set
 from neuronlens.ranges.selection import fit_ranges, method_label
@@ -197,6 +199,25 @@ def test_where_rows_share_values_the_dose_is_met_all_the_same(kind):
     ranked = fit_ranges(ours, "a", top=1.0, tau=0.7)
     off = np.abs(total(ours, random_ranges(ours, ranked)) - total(ours, ranked)) * 600
     assert off.max() < (3.5 if kind == "rounded" else 0.5)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=30), st.integers(0, 30), st.integers(0, 99))
+def test_a_place_is_the_first_drawn_that_holds_as_few_rows_more_as_any(values, count, seed):
+    """Looked at place by place: a place is a row drawn, and as many that follow it in order."""
+    ordered = np.sort(np.array([values, [0.5 * value for value in values]], dtype=np.float32), axis=1)
+    held = min(count, len(values))
+    (low, high), draw = (
+        _placed(ordered, np.array([held, held]), np.random.default_rng(seed)),
+        np.random.default_rng(seed),
+    )
+    for row, own, lots in zip(ordered, zip(low, high, strict=True), draw.random((2, _PLACES)), strict=True):
+        if not held:
+            assert own == (np.inf, -np.inf)
+            continue
+        starts = [int(lot * (len(row) - held + 1)) for lot in lots]
+        places = [(row[start], row[start + held - 1]) for start in starts]
+        assert own == min(places, key=lambda ends: sum(ends[0] <= value <= ends[1] for value in row))
 
 
 def test_a_range_that_holds_nothing_has_a_control_that_holds_nothing():

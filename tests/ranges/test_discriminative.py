@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuronlens.ranges import discriminative as module
-from neuronlens.ranges.discriminative import BINS, INTERVALS, discriminative_bounds, separation_scores
-from tests.ranges.sample import inside
+from neuronlens.ranges.discriminative import BINS, INTERVALS
+from tests.ranges.sample import discriminative_bounds, inside, separation_scores
 
 
 def none(neurons=1):

@@ -7,7 +7,6 @@ from itertools import product
 import numpy as np
 import pytest
 
-from neuronlens.ranges.discriminative import discriminative_bounds
 from neuronlens.ranges.saliency import top_set
 from neuronlens.ranges.selection import _inside, fit_ranges
 from neuronlens.ranges.statistics import fit_statistics
@@ -18,6 +17,7 @@ from tests.ranges.sample import (
     KINDS,
     SITE,
     activations,
+    discriminative_bounds,
     members,
     of_values,
     others,

@@ -12,13 +12,22 @@ from hypothesis import strategies as st
 from benchmarks import fit
 from neuronlens.activations.ordinary import Ordinary
 from neuronlens.errors import DatasetError
-from neuronlens.ranges.discriminative import separation_scores
 from neuronlens.ranges.saliency import SALIENCIES, auroc_scores, fit_probe, random_scores
 from neuronlens.ranges.statistics import QUANTILES, fit_rows, fit_statistics, no_tokens
 from neuronlens.sites import Site
 from neuronlens.streaming import blocks
 from neuronlens.streaming.histogram import BINS
-from tests.ranges.sample import CONCEPTS, SITE, activations, members, of_values, others, statistics, tokens
+from tests.ranges.sample import (
+    CONCEPTS,
+    SITE,
+    activations,
+    members,
+    of_values,
+    others,
+    separation_scores,
+    statistics,
+    tokens,
+)
 
 
 @pytest.mark.parametrize("rows", ["correct", "all"])
