@@ -1,4 +1,5 @@
-"""What the statistics of all neurons cost beside a loop over neurons that asks SciPy and NumPy for the same, on normal and skewed neurons.
+"""What the statistics of all neurons cost beside a loop over neurons that asks SciPy and NumPy for the same, on normal and skewed neurons;
+and what the ranges of a default audit cost beside these.
 
 Left out of the comparison are p-values that SciPy defines in another way: its Kolmogorov-Smirnov test takes mean and std as known, and its
 Anderson-Darling test gives critical values, not a p-value. Statistics of the other concepts' rows, which the pass gives as well, are left
@@ -18,6 +19,8 @@ import scipy.stats
 
 from benchmarks.measure import Ratio, interleave
 from neuronlens.activations.store import Activations, Floats
+from neuronlens.config import Config
+from neuronlens.ranges.fit import sweep_ranges
 from neuronlens.ranges.overlap import bhattacharyya, histogram_overlap
 from neuronlens.ranges.statistics import QUANTILES, SiteStatistics, fit_statistics
 from neuronlens.sites import Site
@@ -73,6 +76,15 @@ def run(size: Size | None = None) -> Iterator[tuple[str, list[Ratio]]]:
             lambda: by_scipy(parts, edges),
             {"one vectorised pass": lambda: vectorised(rows)},
             share=size.sampled / size.neurons,
+        ),
+    )
+    config = Config()
+    count = len(sweep_ranges(fit_statistics(rows, SITE), config))
+    yield (
+        f"{count:,} ranges of a default audit, controls, gates and doses included, over the statistics of the same rows",
+        interleave(
+            lambda: fit_statistics(rows, SITE),
+            {"sorted once a concept": lambda: sweep_ranges(fit_statistics(rows, SITE), config)},
         ),
     )
 

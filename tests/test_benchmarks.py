@@ -19,7 +19,7 @@ from neuronlens.sites import Site
 @pytest.mark.parametrize(
     ("module", "size", "titles"),
     [
-        (fit, fit.Size(concepts=3, rows=20, neurons=6, sampled=2), 1),
+        (fit, fit.Size(concepts=3, rows=20, neurons=12, sampled=2), 2),
         (storage, storage.Size(examples=50, neurons=40, concepts=3), 2),
     ],
 )
