@@ -24,7 +24,9 @@ from neuronlens.sites import Site, site_width
 from neuronlens.text_files import read_documents, spare_documents
 from neuronlens.values import WIDTHS
 
-_FIT_SECONDS = 4e-7  # a value, with every statistic, test and ranking
+# of the fit, on one core: a value, with every statistic, test and ranking; a value once more for each concept that it is told from, put in
+# order; a neuron's range, with its doses, and as a row of the artifact
+_VALUE_SECONDS, _ORDER_SECONDS, _RANGE_SECONDS = 4e-7, 8e-8, 1.2e-5
 _MEASURED = 2  # times that a batch is run, of which the faster counts
 
 
@@ -127,6 +129,24 @@ def _settings(asked: InterventionParams | TunedParams, operators: Sequence[str])
     return len(asked.top) * len(operators) * sum(widths[WIDTHS[kind]] for kind in asked.ranges)
 
 
+def _ranges(config: Config) -> float:
+    """How many ranges a neuron has for a concept, at most and on average over a site."""
+    asked = config.interventions
+    ranked = _shares(asked)
+    total = ranked * len(config.fit.saliency)
+    if asked.tuned is not None:
+        tuned = _shares(asked.tuned) * len(asked.tuned.gate)
+        ranked, total = ranked + tuned, total + tuned * len(asked.tuned.saliency)
+    # random neurons are one control for all rankings
+    control = {"random_neurons": ranked, "random_ranges": total, "other_concept": total}
+    return total + sum(count for kind, count in control.items() if kind in asked.controls)
+
+
+def _shares(asked: InterventionParams | TunedParams) -> float:
+    """Shares of the neurons, once for each of the kinds of range and widths."""
+    return sum(asked.top) / len(asked.top) * _settings(asked, ("any",))
+
+
 def plan(config: Config) -> Plan:
     """Check the inputs, run one batch through the blocks to know the machine's speed, and count.
 
@@ -164,8 +184,10 @@ def plan(config: Config) -> Plan:
     if spare:
         steps.append(step("extract", f"ordinary tokens: {len(spare)} documents", sum(spare)))
     rows = {name: [i for i, own in enumerate(split) if own == name] for name in batches}
-    seconds = _FIT_SECONDS * values * len(rows["fit"])
-    steps.append(Step("fit", f"{values:,} neurons, {len(labels.concepts)} concepts", None, seconds))
+    concepts, ranges = len(labels.concepts), round(values * len(labels.concepts) * _ranges(config))
+    seconds = values * len(rows["fit"]) * (_VALUE_SECONDS + _ORDER_SECONDS * concepts) + ranges * _RANGE_SECONDS
+    what = f"{values:,} neurons, {concepts} concepts, {ranges:,} ranges"
+    steps.append(Step("fit", what, None, seconds))
     keeper = Keeper.of_sites(checkpoint.model, inputs.sites, batches, lengths)
     for name, count in (("validation", edits.validation), ("test", edits.test)):
         own = [encoded[i] for i in rows.get(name, ())]

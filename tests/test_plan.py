@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from neuronlens.artifact import write_table
@@ -47,6 +48,9 @@ def test_an_audit_has_no_more_edits_than_planned(checkpoints, given, family, mor
         config.interventions.tuned is not None
     )
     assert any("perplexity" in what for what in planned) == (family == "gpt2")
+    (fitted,) = [what for what in planned if what.endswith(" ranges")]
+    ranges = pq.read_metadata(tmp_path / "fit" / "ranges.parquet").num_rows
+    assert ranges <= int(fitted.split()[-2].replace(",", "")) <= 2 * ranges
 
 
 def test_the_parts_add_up(checkpoints, given):

@@ -50,13 +50,13 @@ def random_ranges(statistics: SiteStatistics, ranges: Ranges) -> Ranges:
     that the interval matches.
     """
     statistics.need_rows("the control random_ranges")
-    ordered = statistics.all_ordered[ranges.neurons]
-    rows, own = ordered.shape[1], statistics.moments[statistics.index(ranges.concept)].n
+    rows, own = statistics.all_ordered.shape[1], statistics.moments[statistics.index(ranges.concept)].n
     dose = (ranges.dose_target * own + ranges.dose_complement * (rows - own)) / rows
     # the same lots for a method, whether it is part of the sweep or a candidate
     drawn_for = sorted((name, value) for name, value in identity_of(ranges).items() if name != "role")
     draw = statistics.draw(ranges.concept, "random_ranges", drawn_for)
-    lower, upper = (edge[:, None] for edge in _placed(ordered, np.rint(dose * rows).astype(np.int64), draw))
+    count = np.rint(dose * rows).astype(np.int64)
+    lower, upper = (edge[:, None] for edge in _placed(statistics.all_ordered, ranges.neurons, count, draw))
     identity = identity_of(ranges) | {"kind": "random_ranges", "base": ranges.label, "gate": "none"}
     return assemble(statistics, ranges.concept, identity, ranges.neurons, lower, upper)
 
@@ -81,39 +81,37 @@ def other_concept(ranges: Ranges, concepts: Sequence[str], found: Mapping[tuple[
     )
 
 
-def _placed(ordered: Floats, count: Ints, draw: np.random.Generator) -> tuple[Floats, Floats]:
-    """[K] bounds of an interval at a place drawn by chance that holds `count` of the sorted rows [K, n]; [inf, -inf] for none of them.
+def _placed(ordered: Floats, neurons: Ints, count: Ints, draw: np.random.Generator) -> tuple[Floats, Floats]:
+    """[K] bounds of an interval at a place drawn by chance that holds `count` [K] of some neurons' sorted rows [D, n]; [inf, -inf] for
+    none of them.
 
     An interval holds all or none of the rows that share a value: of several places drawn, the first that comes nearest to `count` rows.
     """
-    rows, least = ordered.shape[1], np.maximum(count, 1)[:, None]
-    first = np.floor(draw.random((len(ordered), _PLACES)) * (rows - least + 1)).astype(np.int64)
-    best = np.zeros(
-        (len(ordered), 1), dtype=np.int64
-    )  # the first place will do, unless a row beside it shares a value with one in it
-    at, start, end = np.arange(len(ordered)), first[:, 0], first[:, 0] + least[:, 0] - 1
-    shared = ordered[at, start] == ordered[at, np.maximum(start - 1, 0)]
-    shared = (shared & (start > 0)) | (
-        (ordered[at, end] == ordered[at, np.minimum(end + 1, rows - 1)]) & (end < rows - 1)
-    )
-    best[shared] = _nearest(ordered[shared], first[shared], least[shared])
-    first = np.take_along_axis(first, best, axis=1)
-    lower, upper = (np.take_along_axis(ordered, place, axis=1)[:, 0] for place in (first, first + least - 1))
+    rows, least = ordered.shape[1], np.maximum(count, 1)
+    first = np.floor(draw.random((len(neurons), _PLACES)) * (rows - least + 1)[:, None]).astype(np.int64)
+    start, end = first[:, 0], first[:, 0] + least - 1
+    # the first place holds no more, and so is nearest, unless a row beside it shares a value with one in it
+    before = (start > 0) & (ordered[neurons, start - 1] == ordered[neurons, start])
+    behind = (end < rows - 1) & (ordered[neurons, (end + 1) % rows] == ordered[neurons, end])
+    more = before | behind
+    start = start.copy()
+    start[more] = _nearest(ordered[neurons[more]], first[more], least[more])
     held, nowhere = count > 0, np.float32(np.inf)
+    lower, upper = ordered[neurons, start], ordered[neurons, start + least - 1]
     return np.where(held, lower, nowhere), np.where(held, upper, -nowhere)
 
 
 def _nearest(ordered: Floats, first: Ints, least: Ints) -> Ints:
-    """[K, 1] which of the places [K, P] holds the fewest of the sorted rows [K, n], from that row on `least` [K, 1] and those that share
-    a value with one of them."""
+    """[K] of the rows [K, P] the one that, with those behind it up to `least` [K] and all that share a value with one of them, makes the
+    fewest of the sorted rows [K, n]."""
     import torch
 
-    lower, upper = (np.take_along_axis(ordered, place, axis=1) for place in (first, first + least - 1))
+    lower, upper = (np.take_along_axis(ordered, place, axis=1) for place in (first, first + least[:, None] - 1))
     below, upto = (
         np.asarray(torch.searchsorted(torch.from_numpy(ordered), torch.from_numpy(edge), right=right))
         for edge, right in ((lower, False), (upper, True))
     )
-    return np.asarray(np.argmin(upto - below, axis=1)[:, None])
+    return np.asarray(first[np.arange(len(first)), np.argmin(upto - below, axis=1)])
 
 
 def _carried(edge: Floats, ranges: Ranges, mean: Array, std: Array) -> Floats:

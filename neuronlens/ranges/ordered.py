@@ -31,12 +31,15 @@ class Ordered:
         return cls(*(np.sort(part, axis=1) for part in (own, complement, ordinary)))
 
     def shares(self, neurons: npt.NDArray[np.int64], lower: Floats, upper: Floats) -> list[Array]:
-        """[K] each, of the concept's rows, the others' and ordinary tokens: those in the closed intervals [K] of some neurons [K]; NaN
-        where there are none."""
-        return [_share(part[neurons], lower, upper) for part in (self.own, self.complement, self.ordinary)]
+        """[K] each, of the concept's rows, the others' and ordinary tokens: those in the closed intervals [K] of some neurons [K], none of
+        them twice; NaN where there are none."""
+        edges = np.zeros((2, len(self.own), 1), dtype=np.float32)
+        edges[:, neurons, 0] = lower, upper
+        return [_share(part, *edges)[neurons] for part in (self.own, self.complement, self.ordinary)]
 
 
 def _share(ordered: Floats, lower: Floats, upper: Floats) -> Array:
+    """[D] of the rows of all neurons: what is looked up in vain for some of them costs less than a copy of the rows of the others."""
     import torch
 
     rows = ordered.shape[1]
@@ -44,7 +47,7 @@ def _share(ordered: Floats, lower: Floats, upper: Floats) -> Array:
         return np.full(len(ordered), np.nan)
     values = torch.from_numpy(ordered)
     below, upto = (
-        torch.searchsorted(values, torch.from_numpy(edge[:, None]), right=right).numpy()[:, 0]
+        torch.searchsorted(values, torch.from_numpy(edge), right=right).numpy()[:, 0]
         for edge, right in ((lower, False), (upper, True))
     )
     return np.asarray(np.maximum(upto - below, 0) / rows)  # an interval whose ends have changed places holds nothing

@@ -227,7 +227,7 @@ def fit_statistics(
     where = Site.parse(site) if isinstance(site, str) else site
     concepts = tuple(sorted(set(activations.concept)))
     kept = fit_rows(activations, rows, concepts)
-    pooled = activations.values[where][:, np.concatenate([kept[name] for name in concepts])]
+    pooled = activations.values[where].take(np.concatenate([kept[name] for name in concepts]), axis=1)  # in C order
     values = np.split(pooled, np.cumsum([len(kept[name]) for name in concepts])[:-1], axis=1)
     moments = tuple(Moments.of(part) for part in values)
     quantiles, tests, low_ends, high_ends = [], [], [], []

@@ -146,7 +146,7 @@ def test_random_ranges_hold_as_many_rows_however_few(held):
     """And any place is reached, the last one, too."""
     rows = 9
     ordered = np.tile(np.arange(rows, dtype=np.float64), (4000, 1))
-    lower, upper = _placed(ordered, np.full(len(ordered), held), np.random.default_rng(0))
+    lower, upper = _placed(ordered, np.arange(len(ordered)), np.full(len(ordered), held), np.random.default_rng(0))
     inside_ = ((ordered >= lower[:, None]) & (ordered <= upper[:, None])).sum(axis=1)
     assert set(inside_) == {held}
     if held:
@@ -205,13 +205,13 @@ def test_where_rows_share_values_the_dose_is_met_all_the_same(kind):
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=30), st.integers(0, 30), st.integers(0, 99))
 def test_a_place_is_the_first_drawn_that_holds_as_few_rows_more_as_any(values, count, seed):
     """Looked at place by place: a place is a row drawn, and as many that follow it in order."""
-    ordered = np.sort(np.array([values, [0.5 * value for value in values]], dtype=np.float32), axis=1)
+    ordered = np.sort(np.array([values, np.arange(len(values)), np.negative(values)], dtype=np.float32), axis=1)
     held = min(count, len(values))
     (low, high), draw = (
-        _placed(ordered, np.array([held, held]), np.random.default_rng(seed)),
+        _placed(ordered, np.array([2, 0]), np.array([held, held]), np.random.default_rng(seed)),
         np.random.default_rng(seed),
     )
-    for row, own, lots in zip(ordered, zip(low, high, strict=True), draw.random((2, _PLACES)), strict=True):
+    for row, own, lots in zip(ordered[[2, 0]], zip(low, high, strict=True), draw.random((2, _PLACES)), strict=True):
         if not held:
             assert own == (np.inf, -np.inf)
             continue
