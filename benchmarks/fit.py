@@ -81,10 +81,10 @@ def run(size: Size | None = None) -> Iterator[tuple[str, list[Ratio]]]:
     config = Config()
     count = len(sweep_ranges(fit_statistics(rows, SITE), config))
     yield (
-        f"{count:,} ranges of a default audit, controls, gates and doses included, over the statistics of the same rows",
+        f"{count:,} sets of ranges of a default audit, with controls, gates and doses, over the statistics of the same rows",
         interleave(
             lambda: fit_statistics(rows, SITE),
-            {"sorted once a concept": lambda: sweep_ranges(fit_statistics(rows, SITE), config)},
+            {"rows in order once a concept": lambda: sweep_ranges(fit_statistics(rows, SITE), config)},
         ),
     )
 
