@@ -90,9 +90,9 @@ def _placed(ordered: Floats, neurons: Ints, count: Ints, draw: np.random.Generat
     rows, least = ordered.shape[1], np.maximum(count, 1)
     first = np.floor(draw.random((len(neurons), _PLACES)) * (rows - least + 1)[:, None]).astype(np.int64)
     start, end = first[:, 0], first[:, 0] + least - 1
-    # the first place holds no more, and so is nearest, unless a row beside it shares a value with one in it
-    before = (start > 0) & (ordered[neurons, start - 1] == ordered[neurons, start])
-    behind = (end < rows - 1) & (ordered[neurons, (end + 1) % rows] == ordered[neurons, end])
+    # the first place holds no more, and so is nearest, unless a row beside it, or for want of one that at the other end, shares a value
+    before = ordered[neurons, start - 1] == ordered[neurons, start]
+    behind = ordered[neurons, (end + 1) % rows] == ordered[neurons, end]
     more = before | behind
     start = start.copy()
     start[more] = _nearest(ordered[neurons[more]], first[more], least[more])

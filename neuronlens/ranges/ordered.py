@@ -33,8 +33,8 @@ class Ordered:
     def shares(self, neurons: npt.NDArray[np.int64], lower: Floats, upper: Floats) -> list[Array]:
         """[K] each, of the concept's rows, the others' and ordinary tokens: those in the closed intervals [K] of some neurons [K], none of
         them twice; NaN where there are none."""
-        edges = np.zeros((2, len(self.own), 1), dtype=np.float32)
-        edges[:, neurons, 0] = lower, upper
+        edges = np.zeros((2, len(self.own)), dtype=np.float32)
+        edges[:, neurons] = lower, upper
         return [_share(part, *edges)[neurons] for part in (self.own, self.complement, self.ordinary)]
 
 
@@ -47,7 +47,7 @@ def _share(ordered: Floats, lower: Floats, upper: Floats) -> Array:
         return np.full(len(ordered), np.nan)
     values = torch.from_numpy(ordered)
     below, upto = (
-        torch.searchsorted(values, torch.from_numpy(edge), right=right).numpy()[:, 0]
+        torch.searchsorted(values, torch.from_numpy(edge)[:, None], right=right).numpy()[:, 0]
         for edge, right in ((lower, False), (upper, True))
     )
     return np.asarray(np.maximum(upto - below, 0) / rows)  # an interval whose ends have changed places holds nothing

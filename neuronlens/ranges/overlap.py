@@ -55,13 +55,11 @@ def bhattacharyya(moments: Sequence[Moments]) -> Floats:
 
 def jaccard(sets: Sequence[Ints]) -> Array:
     """[P] shared over all neurons of every pair of concepts' top sets; 1 for two empty ones."""
-    held = np.zeros((len(sets), 1 + max((int(own.max(initial=-1)) for own in sets), default=0)), dtype=np.float32)
-    for row, own in zip(held, sets, strict=True):
-        row[own] = 1
-    one, other = np.triu_indices(len(sets), 1)
-    size, shared = held.sum(axis=1, dtype=np.float64), (held @ held.T)[one, other].astype(np.float64)
-    union = size[one] + size[other] - shared
-    return np.asarray(np.divide(shared, union, out=np.ones_like(union), where=union > 0))
+    found = []
+    for a, b in combinations([{*own.tolist()} for own in sets], 2):
+        union = len(a | b)
+        found.append(len(a & b) / union if union else 1.0)
+    return np.array(found, dtype=np.float64)
 
 
 def polysemanticity(sets: Sequence[Ints], neurons: int) -> Ints:

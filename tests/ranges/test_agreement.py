@@ -68,6 +68,16 @@ def test_of_thresholds_nearly_as_good_as_the_best_the_one_that_shuts_out_least_o
     assert found == max(one for one in tried if one[1] >= best - 0.02)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_threshold_is_the_sum_of_a_row_of_the_concept(seed):
+    """Not a number between two of them, which a new row may or may not reach."""
+    drawn = np.random.default_rng(seed)
+    concept, complement, ordinary = (drawn.random((7, n)) < share for n, share in ((30, 0.7), (60, 0.4), (50, 0.3)))
+    gate = fit_agreement(concept, complement, ordinary)
+    for threshold, sums in zip(gate.threshold, gate.evidence(concept), strict=True):
+        assert threshold in sums
+
+
 def test_neurons_that_tell_one_thing_each_are_asked_two_questions():
     """Half of them know the concept from the complement alone, half from ordinary text alone: one sum could not tell both."""
     generator = np.random.default_rng(4)

@@ -36,7 +36,7 @@ def test_statistics_are_scipys(values):
     found = normality(values)
     for at, row in enumerate(values.astype(np.float64)):
         expected = scipy.stats.kstest(row, "norm", args=(row.mean(), row.std(ddof=1))).statistic
-        assert found.ks[at] == pytest.approx(expected, rel=0, abs=1e-12)
+        assert found.ks[at] == pytest.approx(expected, rel=0, abs=1e-10)  # a mean of 2000 takes four digits of them
         assert found.ad[at] == pytest.approx(scipy.stats.anderson(row, "norm").statistic, rel=1e-10, abs=1e-10)
 
 

@@ -75,6 +75,7 @@ def test_the_dose_on_all_other_concepts_counts_every_row_once():
     of = ["a"] * 10 + ["b"] * 30 + ["c"] * 60
     summary = Summary.of(values.astype(np.float32), np.arange(100), of, np.ones(100, dtype=bool))
     ours = summed_statistics(summary, SITE, CONCEPTS)
+    assert (ours.values, ours.pooled.shape) == ((), (1, 0))
     for concept, expected in (("a", 30 / 90), ("b", 0.0), ("c", 30 / 40)):
         found = fit_ranges(ours, concept, kind="full", top=1.0)
         assert (found.dose_target[0], found.dose_complement[0]) == (1.0, 1.0)

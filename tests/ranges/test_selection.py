@@ -99,6 +99,19 @@ def test_discriminative_ranges_avoid_complement_and_foreign_tokens():
         assert (found.tau, found.threshold) == (None, threshold)
 
 
+def test_the_dose_of_two_intervals_is_of_both():
+    drawn = np.random.default_rng(0)
+    values = drawn.normal(0, 0.5, (3, 300))
+    values[:, :100] += np.where(drawn.random(100) < 0.4, -3, 3)
+    ours = fit_statistics(of_values(values, np.repeat(CONCEPTS, 100)), SITE, ordinary=tokens(3))
+    found = fit_ranges(ours, "a", top=1.0, kind="discriminative")
+    assert found.lower.shape == (3, 2)
+    expected = recount(ours, "a", found)
+    assert min(expected[0]) > 0.9
+    for name, dose in zip(DOSES, expected, strict=True):
+        np.testing.assert_allclose(getattr(found, name), dose)
+
+
 def test_what_has_no_effect_is_not_recorded():
     ours = statistics()
     recorded = {kind: fit_ranges(ours, "a", top=0.5, kind=kind, tau=2.0, threshold=3.0) for kind in KINDS}
