@@ -69,7 +69,7 @@ class RowScores:
     suffix_difference: float
     suffix_tolerance: float = 0.0
 
-    @property
+    @cached_property  # of each method of a site its row is asked for
     def correct(self) -> npt.NDArray[np.bool_]:
         """[M + 1, N]."""
         return np.equal(self.predicted, self.truth)

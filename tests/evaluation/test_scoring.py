@@ -297,6 +297,7 @@ def test_the_extraction_generates_the_same_answers_and_reads_the_same_activation
     found = collect_activations(checkpoint, dataset, sites, scoring="generate", text=how)
     scores = score_rows(checkpoint, dataset, [], split="fit", scoring="generate", text=how)
     predicted = {dataset.row[row]: scores.predicted[0, i] for i, row in enumerate(scores.rows)}
+    assert scores.correct is scores.correct, "found once: every method of a site asks for one row of it"
     correct = {dataset.row[row]: scores.correct[0, i] for i, row in enumerate(scores.rows)}
     fit = [i for i, split in enumerate(found.split) if split == "fit"]
     assert [found.predicted[i] for i in fit] == [
