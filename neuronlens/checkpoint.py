@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +18,7 @@ from neuronlens.families import FAMILIES, Family
 from neuronlens.saved import PICKLES, TOKENIZER, fingerprint_of, foreign, identity_files, locate, read_config
 from neuronlens.sites import COMPONENTS, Site, family_of, layer_count, site_width
 from neuronlens.structure import differences, hold, tell
+from neuronlens.weights import default_device, load_weights
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -102,48 +101,13 @@ class Checkpoint:
     @cached_property
     def _loaded(self) -> tuple[PreTrainedModel, Sequence[str]]:
         """The model, and the names of those tensors of its files that it has no place for."""
-        import torch
-        from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
-
-        loader = AutoModelForSequenceClassification if self.kind == "classifier" else AutoModelForCausalLM
-        dtype: Any = self.dtype if self.dtype == "auto" else getattr(torch, self.dtype)
-        spread = _spread(self.device_map)
-        cure = "Copy the checkpoint again, or save it whole: model.save_pretrained(folder)."
-        with foreign("the weights cannot be loaded", self.path, cure), _quietly():
-            loaded: Any = loader.from_pretrained(
-                self.path,
-                dtype=dtype,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # which are refused below, with more than that there are some
-                **spread,
-            )
-        model, info = loaded
-        if info["mismatched_keys"]:
-            key, stored, made = min(info["mismatched_keys"])
-            raise CheckpointError(
-                f"{key} is {[*stored]} in the weights and {[*made]} by config.json",
-                where=str(self.path),
-                cure="Copy both from one place, or save the model whole: model.save_pretrained(folder).",
-            )
-        if info["missing_keys"]:
-            missing = sorted(info["missing_keys"])
-            raise CheckpointError(
-                f"the weights lack {len(missing)} tensors of the model, {missing[0]} among them",
-                where=str(self.path),
-                cure="They would stay random; save the fine-tuned model whole.",
-            )
-        model.requires_grad_(False)
-        if self.device_map is None:
-            model = model.to(default_device())
-        else:
-            _check_within_reach(model, self.path)
-        ready: PreTrainedModel = model.eval()
+        ready, unused = load_weights(
+            self.path, classifier=self.kind == "classifier", dtype=self.dtype, device_map=self.device_map
+        )
         hold(ready.config, self.family)
         hold_autoencoders(ready.config, self.autoencoders)
         self._refuse_a_wrong_guess(ready)
-        return ready, sorted(info["unexpected_keys"])
+        return ready, unused
 
     def _refuse_a_wrong_guess(self, model: PreTrainedModel) -> None:
         if self.family is FAMILIES.get(self.config.model_type):
@@ -151,60 +115,6 @@ class Checkpoint:
         for difference in differences(model, self.family):
             if difference.fatal:
                 raise CheckpointError(difference.what, where=str(self.path), cure=difference.cure)
-
-
-def _spread(device_map: str | None) -> dict[str, str]:
-    """What the loader is told of several devices.
-
-    Raises:
-        CheckpointError: the package that does it is not there.
-    """
-    if device_map is None:
-        return {}
-    if find_spec("accelerate") is None:
-        raise CheckpointError(
-            "spreading a model over devices needs the package accelerate",
-            where="checkpoint.device_map",
-            cure='pip install "neuronlens[big]", or --set checkpoint.device_map=null.',
-        )
-    return {"device_map": device_map}
-
-
-def _check_within_reach(model: PreTrainedModel, path: Path) -> None:
-    """Refuse a model whose head or embeddings had to be put aside: they are read as they are, not only run.
-
-    Raises:
-        CheckpointError: they were.
-    """
-    ends = {"embeddings": model.get_input_embeddings(), "head": model.get_output_embeddings()}
-    for name, module in ends.items():
-        if module is not None and any(weight.is_meta for weight in module.parameters()):
-            raise CheckpointError(
-                f"does not fit into the memory of this machine: there is no room for its {name}",
-                where=str(path),
-                cure="Use a machine with more memory, or --set checkpoint.dtype=bfloat16.",
-            )
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """No bar for reading weights, which says nothing about the audit; what the caller had set is put back."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def default_device() -> str:
-    """`cuda` where a usable card is present, else `cpu`."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def device_of(checkpoint: Checkpoint) -> str:

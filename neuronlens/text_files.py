@@ -117,8 +117,9 @@ def read_documents(path: str, rows: int) -> list[str]:
     if file.suffix.lower() in (".txt", ".text"):
         try:
             found: Sequence[str | None] = file.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise DatasetError(f"is not UTF-8 ({error})", where=path, cure="Convert it.") from None
+        except UnicodeDecodeError:
+            _refuse_other_encodings(file)
+            raise
     else:
         found = strings(read_rows(file), "text", path, None)
     documents = [text for text in found if text and text.strip()]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
@@ -103,7 +102,7 @@ class SiteStatistics:
     @cached_property
     def values(self) -> tuple[Floats, ...]:
         """[C] arrays [D, n_c], the fit rows of each concept; nothing where they were not kept."""
-        return () if self.distributions else tuple(np.split(self.pooled, self._ends[:-1], axis=1))
+        return () if self.distributions else tuple(_parted(self.pooled, [part.n for part in self.moments]))
 
     @cached_property
     def all_ordered(self) -> Floats:
@@ -113,9 +112,9 @@ class SiteStatistics:
     def complement(self, concept: str, neurons: Ints | slice = slice(None)) -> Floats:
         """[D, n] fit rows of all other concepts, in the order of the concepts, or [K, n] some neurons of them."""
         self.need_rows("the complement")
-        end = self._ends[self.index(concept)]
-        own = slice(end - self.moments[self.index(concept)].n, end)
-        return np.delete(self.pooled[neurons], own, axis=1)
+        at = self.index(concept)
+        start = sum(part.n for part in self.moments[:at])
+        return np.delete(self.pooled[neurons], slice(start, start + self.moments[at].n), axis=1)
 
     def ordered(self, concept: str) -> Ordered:
         """The rows of a concept, of its complement, and ordinary tokens. Those of the concept asked for last are kept: all would be large.
@@ -175,11 +174,6 @@ class SiteStatistics:
             return np.stack([random_scores(self.width, self.seed, self.site, concept) for concept in self.concepts])
         raise ValueError(f"no saliency is called {name!r}")
 
-    @property
-    def _ends(self) -> list[int]:
-        """[C] where the rows of each concept end."""
-        return [*accumulate(part.n for part in self.moments)]
-
     def draw(self, *purpose: object) -> np.random.Generator:
         """Random numbers that depend on the seed, the site and what they are for, and on nothing else."""
         return np.random.default_rng(int(hash_value([self.seed, str(self.site), *map(str, purpose)]), 16))
@@ -228,7 +222,7 @@ def fit_statistics(
     concepts = tuple(sorted(set(activations.concept)))
     kept = fit_rows(activations, rows, concepts)
     pooled = activations.values[where].take(np.concatenate([kept[name] for name in concepts]), axis=1)  # in C order
-    values = np.split(pooled, np.cumsum([len(kept[name]) for name in concepts])[:-1], axis=1)
+    values = _parted(pooled, [len(kept[name]) for name in concepts])
     moments = tuple(Moments.of(part) for part in values)
     quantiles, tests, low_ends, high_ends = [], [], [], []
     for part in values:
@@ -302,6 +296,11 @@ def summed_statistics(
         seed,
         tuple(found),
     )
+
+
+def _parted(pooled: Floats, counts: Sequence[int]) -> list[Floats]:
+    """[C] views of the rows [D, n] of each concept, which stand one after the other."""
+    return np.split(pooled, np.cumsum(counts)[:-1], axis=1)
 
 
 def _rest(moments: Sequence[Moments]) -> tuple[Moments, ...]:

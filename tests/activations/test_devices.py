@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from neuronlens import checkpoint as module
+from neuronlens import weights as module
 from neuronlens.activations import capture as capturing
 from neuronlens.activations.capture import Leaving
 from neuronlens.activations.extract import collect_activations
